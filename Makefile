@@ -1,0 +1,43 @@
+# `make` lists the targets. Every one of them sets up what it needs inside .venv and nowhere else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help test check format demo bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: check ## lint, types and every test, on each server that this machine has
+	$(BIN)/pytest
+
+check: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
+	$(BIN)/python -m demo
+
+bench: $(READY) ## what the queue costs, next to a direct call
+	$(BIN)/python -m benchmarks.idle_latency
+
+lock: $(READY) ## resolve constraints.txt anew from pyproject.toml (needs uv on the PATH)
+	uv pip compile --quiet --upgrade --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o constraints.txt pyproject.toml
+
+clean: ## forget the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist
+
+# Everything is installed from the hashed list; the project itself, which cannot have a hash, afterwards.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
