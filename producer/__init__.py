@@ -1,0 +1,78 @@
+"""chatrelay's client: enqueue chat jobs, read their answers, from any service.
+
+>>> async with Producer("redis://localhost") as producer:  # doctest: +SKIP
+...     async for text in producer.stream("Why is the sky blue?", model="gpt-4o-mini"):
+...         print(text, end="")
+"""
+
+from producer.answer import Result, TextStream
+from producer.cancellation import Cancellation
+from producer.client import Producer
+from producer.errors import (
+    AnswerRestarted,
+    ChatRelayError,
+    CorruptLog,
+    InvalidCursor,
+    InvalidJob,
+    InvalidSetting,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    QueueFull,
+    ResultTimeout,
+    Unavailable,
+)
+from producer.intake import JobFields
+from producer.status import QueueInfo, Status
+from producer.subscription import Subscription
+from producer.wire.events import (
+    Cancelled,
+    Chunk,
+    Done,
+    Event,
+    Failed,
+    Queued,
+    Reasoning,
+    Started,
+    ToolCall,
+    Unknown,
+    Usage,
+    Waiting,
+)
+from producer.wire.job import Job
+
+__all__ = [
+    "AnswerRestarted",
+    "Cancellation",
+    "Cancelled",
+    "ChatRelayError",
+    "Chunk",
+    "CorruptLog",
+    "Done",
+    "Event",
+    "Failed",
+    "InvalidCursor",
+    "InvalidJob",
+    "InvalidSetting",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobFields",
+    "JobNotFound",
+    "Producer",
+    "QueueFull",
+    "QueueInfo",
+    "Queued",
+    "Reasoning",
+    "Result",
+    "ResultTimeout",
+    "Started",
+    "Status",
+    "Subscription",
+    "TextStream",
+    "ToolCall",
+    "Unavailable",
+    "Unknown",
+    "Usage",
+    "Waiting",
+]

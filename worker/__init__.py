@@ -1,0 +1,1 @@
+"""chatrelay's worker: takes chat jobs from Redis, asks providers, publishes what they answer."""

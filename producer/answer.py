@@ -1,0 +1,181 @@
+"""From events to an answer: the text that stands, as a stream or as a whole."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+from producer.errors import AnswerRestarted, JobCancelled, JobFailed
+from producer.status import Status
+from producer.subscription import Subscription
+from producer.wire.events import Cancelled, Chunk, Done, Event, Failed, Reasoning, Started, ToolCall
+from producer.wire.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole answer. Times are UTC; they are None where the job's record was gone already."""
+
+    job_id: str
+    text: str
+    finish_reason: str
+    usage: Mapping[str, Any] | None
+    attempts: int
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What stands of a job's answer, folded from its events."""
+
+    pieces: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[Mapping[str, Any]] = field(default_factory=list)
+    attempts: int = 0
+    end: Event | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that stands."""
+        return "".join(self.pieces)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in further events, in their order."""
+        for event in events:
+            match event:
+                case Chunk(text=text):
+                    self.pieces.append(text)
+                case Reasoning(text=text):
+                    self.reasoning.append(text)
+                case ToolCall(call=call):
+                    self.tool_calls.append(call)
+                case Started(number=number, keeps=keeps):
+                    self.attempts = number
+                    self.pieces = [self.text[:keeps]] if keeps else []
+                    self.reasoning, self.tool_calls = [], []
+            if event.terminal:
+                self.end = event
+
+    def result(self, job_id: str, status: Status) -> Result:
+        """Return the whole answer.
+
+        Raises:
+            JobFailed: the job failed.
+            JobCancelled: the job was cancelled.
+        """
+        done = check_done(job_id, self.end, self.text)
+        return Result(
+            job_id=job_id,
+            text=self.text,
+            finish_reason=done.finish_reason,
+            usage=done.usage,
+            attempts=self.attempts,
+            reasoning="".join(self.reasoning),
+            tool_calls=tuple(self.tool_calls),
+            created_at=status.created_at,
+            started_at=status.started_at,
+            finished_at=status.finished_at,
+        )
+
+
+def check_done(job_id: str, end: Event | None, text: str = "") -> Done:
+    """Return the terminal event if it is a `Done`.
+
+    Raises:
+        JobFailed: the job failed.
+        JobCancelled: the job was cancelled.
+    """
+    match end:
+        case Done():
+            return end
+        case Failed(code=code, message=message, attempts=attempts):
+            raise JobFailed(job_id, code, message, attempts, text)
+        case Cancelled(reason=reason):
+            raise JobCancelled(job_id, reason, text)
+    raise AssertionError("asked before the terminal event")
+
+
+class TextStream:
+    """The text of an answer as it arrives; iterate over it.
+
+    What an earlier attempt wrote, and a later one replaced, is skipped where it was not handed out yet. Where it
+    was, ``on_restart`` is called with the number of characters that still stand, or `AnswerRestarted` is raised.
+
+    Raises, while iterating: what `Subscription` and ``Producer.enqueue`` raise, and
+        JobFailed, JobCancelled: the job ended without a whole answer.
+        AnswerRestarted: see above.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], Awaitable[tuple[Job, Subscription]]],
+        on_restart: Callable[[int], object] | None = None,
+    ) -> None:
+        self.job: Job | None = None
+        """The job, from the first step of the iteration on."""
+        self._begin = begin
+        self._on_restart = on_restart
+        self._subscription: Subscription | None = None
+        self._handed_out = 0
+        self._pieces: list[str] = []
+        self._end: Event | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._subscription is None:
+            self.job, self._subscription = await self._begin()
+        while not self._pieces:
+            if self._end is not None:
+                self._finish(self._end)
+            await self._read(self._subscription)
+        piece = self._pieces.pop(0)
+        self._handed_out += len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        """Leave; the job goes on."""
+        if self._subscription is not None:
+            await self._subscription.aclose()
+
+    async def _read(self, subscription: Subscription) -> None:
+        """Read until nothing more is known to stand in the log, so that what is superseded is seen to be."""
+        stands, pieces = self._handed_out, list[str]()
+        while True:
+            events = await subscription.read()
+            for event in events:
+                if isinstance(event, Chunk):
+                    pieces.append(event.text)
+                elif isinstance(event, Started):
+                    stands, pieces = _cut_back(stands, pieces, event.keeps)
+            if events and events[-1].terminal:
+                self._end = events[-1]
+            if self._end is not None or not subscription.behind:
+                break
+        self._pieces = [piece for piece in pieces if piece]
+        if stands < self._handed_out:
+            self._restart(stands)
+
+    def _restart(self, keeps: int) -> None:
+        self._handed_out = keeps
+        if self._on_restart is None:
+            assert self.job is not None, "it is set before anything is read"
+            raise AnswerRestarted(self.job.id, keeps)
+        self._on_restart(keeps)
+
+    def _finish(self, end: Event) -> None:
+        assert self.job is not None, "it is set before anything is read"
+        check_done(self.job.id, end)
+        raise StopAsyncIteration
+
+
+def _cut_back(stands: int, pieces: list[str], keeps: int) -> tuple[int, list[str]]:
+    """Keep the first ``keeps`` characters of what was handed out and of the pieces after it."""
+    if keeps <= stands:
+        return keeps, []
+    return stands, ["".join(pieces)[: keeps - stands]]

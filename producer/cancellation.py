@@ -1,0 +1,60 @@
+"""Cancelling a job from any process."""
+
+from enum import Enum
+
+from producer import scripts
+from producer.errors import JobNotFound
+from producer.link import Link
+from producer.status import read_record
+from producer.wire.codec import pack
+from producer.wire.events import Cancelled, EventId, encode
+from producer.wire.keys import Keys
+from producer.wire.lifetimes import RETENTION_MS, UNFINISHED_MS
+
+
+class Cancellation(Enum):
+    """What a cancel came to."""
+
+    CANCELLED = "cancelled"
+    """Nobody ran the job; it has ended."""
+    REQUESTED = "requested"
+    """A worker runs it and has been told; its `Cancelled` event follows."""
+    FINISHED = "already finished"
+    """Too late: the job had ended before."""
+
+
+async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancellation:
+    """Cancel the job: end it where nobody runs it, otherwise mark it and tell the workers of its queue.
+
+    Raises:
+        JobNotFound: no such job, or its retention is over.
+        Unavailable: Redis cannot be reached.
+    """
+    names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id), keys.events(job_id)]
+    while True:
+        record, now_ms = await read_record(link, keys, job_id)
+        attempt = int(record.get(b"attempt", b"0"))
+        # An attempt of its own, by the rule that claims follow: the server's time, and above the last one.
+        own_attempt = max(now_ms, attempt + 1)
+        frame = encode(Cancelled(str(EventId(own_attempt, 0)), reason, upstream_closed=True))
+        (outcome,) = await link.run(
+            scripts.CANCEL.on(names, own_attempt, frame, UNFINISHED_MS, RETENTION_MS, now_ms)
+        )
+        match outcome:
+            case b"cancelled":
+                return Cancellation.CANCELLED
+            case b"finished":
+                return Cancellation.FINISHED
+            case b"unknown":
+                raise JobNotFound(job_id)
+            case [b"requested", running]:
+                hint = {"type": "cancel", "id": job_id, "attempt": int(running), "reason": reason}
+                await _tell_workers(link, keys.control(record[b"queue"].decode()), hint)
+                return Cancellation.REQUESTED
+            # b"again": an attempt began between the two steps, so a later id is due
+
+
+async def _tell_workers(link: Link, channel: str, hint: dict[str, str | int]) -> None:
+    """Say it on the control channel, where it may get lost: the mark is what counts."""
+    message = pack(hint)
+    await link.ask(lambda redis: redis.publish(channel, message))

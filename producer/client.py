@@ -1,0 +1,184 @@
+"""The Producer: enqueue, subscribe, stream, result, status, cancel."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Self, Unpack
+
+from producer.answer import Answer, Result, TextStream
+from producer.cancellation import Cancellation, cancel_job
+from producer.connection import Url
+from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
+from producer.errors import InvalidCursor, InvalidSetting, JobNotFound, ResultTimeout, Unavailable
+from producer.intake import JobFields, Messages, new_job
+from producer.link import Link
+from producer.listener import Listener
+from producer.status import QueueInfo, Status, read_queues, read_record, status_of
+from producer.submission import submit
+from producer.subscription import Subscription
+from producer.wire.codec import WireError
+from producer.wire.events import EventId
+from producer.wire.job import Job
+from producer.wire.keys import Keys
+
+
+class Producer:
+    """A client: use it as ``async with Producer(url) as producer``. One serves a whole process.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``. Default: ``CHAT_REDIS_URL``, else an embedded server.
+        prefix: the first part of every key; must be the workers' own.
+        timeout: seconds that Redis may take, reconnecting included, before a call raises `Unavailable`.
+        max_queue_length: with this many jobs waiting or running in a queue, ``enqueue`` raises `QueueFull`.
+        idle_check: seconds without an event after which a subscription looks at the log by itself.
+        patience: seconds for which a subscription bears that Redis is away.
+
+    Raises:
+        InvalidSetting: the URL or the prefix cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        prefix: str = "chat",
+        timeout: float = 5.0,
+        max_queue_length: int | None = None,
+        idle_check: float = 5.0,
+        patience: float = 120.0,
+    ) -> None:
+        self._embedded: EmbeddedServer | None = None
+        try:
+            self._keys = Keys(prefix)
+            self._url = Url(url or os.environ.get("CHAT_REDIS_URL") or self._start_embedded())
+        except ValueError as error:
+            raise InvalidSetting(str(error)) from error
+        self._max_queue_length = max_queue_length or 0
+        self._idle_check = idle_check
+        self._patience = patience
+        self._link = Link(self._url, timeout)
+        self._listener = Listener(self._url, timeout)
+
+    def _start_embedded(self) -> str:
+        try:
+            self._embedded = start_or_join()
+        except NoEmbeddedServer as error:
+            raise Unavailable(str(error)) from error
+        return self._embedded.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. Subscriptions that are still read raise `Unavailable`."""
+        await self._link.aclose()
+        await self._listener.aclose()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    async def enqueue(self, messages: Messages, **fields: Unpack[JobFields]) -> Job:
+        """Put a job on its queue and return it. The same ``id`` enqueued twice is one job: the first one.
+
+        Raises:
+            InvalidJob: a field is wrong; nothing was written.
+            QueueFull: the queue is at its bound; nothing was written.
+            Unavailable: Redis cannot be reached. With an ``id`` of your own, calling again is safe.
+        """
+        job, body = new_job(messages, fields)
+        own_id = fields.get("id") is not None
+        await submit(self._link, self._keys, job, body, own_id=own_id, bound=self._max_queue_length)
+        return job
+
+    async def cancel(self, job_id: str, *, reason: str = "requested") -> Cancellation:
+        """Cancel a job, from any process: a waiting one never starts, a running one closes its upstream.
+
+        Raises:
+            JobNotFound: no such job, or its retention is over.
+            Unavailable: Redis cannot be reached.
+        """
+        return await cancel_job(self._link, self._keys, job_id, reason)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def subscribe(self, job_id: str, after: str | None = None) -> Subscription:
+        """Return the job's events, from the first one, or from the one that follows the cursor ``after``.
+
+        Raises:
+            InvalidCursor: ``after`` is not an event's id. For what iterating raises see `Subscription`.
+        """
+        try:
+            seen = None if after is None else EventId.parse(after)
+        except WireError as error:
+            raise InvalidCursor(str(error)) from error
+        return Subscription(
+            job_id,
+            keys=self._keys,
+            link=self._link,
+            listener=self._listener,
+            after=seen,
+            idle_check=self._idle_check,
+            patience=self._patience,
+        )
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        on_restart: Callable[[int], object] | None = None,
+        **fields: Unpack[JobFields],
+    ) -> TextStream:
+        """Enqueue a job and return its text as it arrives: ``async for text in producer.stream("hello")``.
+
+        ``on_restart`` is called with the number of characters that stand when handed-out text was superseded.
+        For what iterating raises see `TextStream`.
+        """
+
+        async def begin() -> tuple[Job, Subscription]:
+            job = await self.enqueue(messages, **fields)
+            return job, self.subscribe(job.id)
+
+        return TextStream(begin, on_restart)
+
+    async def result(self, job_id: str, timeout: float | None = None) -> Result:
+        """Wait for the job's end and return the whole answer.
+
+        Raises:
+            JobFailed, JobCancelled: it ended without a whole answer.
+            ResultTimeout: it did not end within ``timeout`` seconds; it goes on.
+            JobNotFound, Unavailable: as for `Subscription`.
+        """
+        answer = Answer()
+        try:
+            async with asyncio.timeout(timeout):
+                subscription = self.subscribe(job_id)
+                while events := await subscription.read():
+                    answer.add(events)
+        except TimeoutError as error:
+            raise ResultTimeout(f"job {job_id!r} has not ended within {timeout:g} s; it goes on") from error
+        record, _ = await read_record(self._link, self._keys, job_id)
+        return answer.result(job_id, status_of(job_id, record))
+
+    async def status(self, job_id: str) -> Status:
+        """Return what is known of the job at this moment.
+
+        Raises:
+            JobNotFound: no such job, or its retention is over.
+            Unavailable: Redis cannot be reached.
+        """
+        record, _ = await read_record(self._link, self._keys, job_id)
+        if not record:
+            raise JobNotFound(job_id)
+        return status_of(job_id, record)
+
+    async def queues(self) -> list[QueueInfo]:
+        """Return every queue under this prefix, by name.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        return await self._link.ask(lambda redis: read_queues(redis, self._keys))

@@ -1,0 +1,84 @@
+"""Commands to Redis with a time limit: carried through a short outage, then one typed error."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from producer.connection import Call, Url, connect, run_calls
+from producer.errors import Unavailable
+
+T = TypeVar("T")
+
+_PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
+_FINAL = (AuthenticationError, AuthorizationError)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds
+
+
+class Link:
+    """A client's way to Redis.
+
+    What it is given to run must bear being said twice: a command whose reply was lost is sent again.
+    """
+
+    def __init__(self, url: Url, timeout: float) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._redis = connect(url, timeout=timeout)
+        self.closed = False
+
+    async def run(self, *calls: Call) -> list[Any]:
+        """Run scripts in one round trip and return their results.
+
+        Raises:
+            Unavailable: not reachable within the timeout, or a script was refused.
+        """
+        results = await self.ask(lambda redis: run_calls(redis, calls))
+        for result in results:
+            if isinstance(result, RedisError):
+                raise self._unavailable(result) from result
+        return results
+
+    async def ask(self, command: Callable[[Redis], Awaitable[T]]) -> T:
+        """Await ``command(redis)`` and return what it returns.
+
+        Raises:
+            Unavailable: not reachable within the timeout, or the command was refused.
+        """
+        if self.closed:
+            raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
+        last: Exception | None = None
+        try:
+            async with asyncio.timeout(self.timeout):
+                pause = _FIRST_PAUSE
+                while True:
+                    try:
+                        return await command(self._redis)
+                    except _FINAL:
+                        raise
+                    except _PASSING as error:
+                        last = error
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        except TimeoutError as error:
+            raise self._unavailable(last or error) from (last or error)
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    async def aclose(self) -> None:
+        """Close the connections; whatever is asked afterwards is refused."""
+        self.closed = True
+        await self._redis.aclose()
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        why = str(error).strip() or f"no reply within {self.timeout:g} s"
+        return Unavailable(f"Redis at {self.url} cannot serve: {why}")

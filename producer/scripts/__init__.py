@@ -1,0 +1,9 @@
+"""The producer's Lua scripts, one file each, headed by its KEYS, ARGV and result; each has one caller."""
+
+from producer.connection import Script
+
+ACCEPT = Script.load(__name__, "accept")
+CANCEL = Script.load(__name__, "cancel")
+CONFIRM = Script.load(__name__, "confirm")
+ENQUEUE = Script.load(__name__, "enqueue")
+WITHDRAW = Script.load(__name__, "withdraw")

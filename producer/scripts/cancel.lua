@@ -1,0 +1,31 @@
+-- Cancels a job: one that nobody runs ends here and now, a running one is marked for its worker to see.
+-- KEYS  1 log   2 record   3 cancel   4 events channel
+-- ARGV  1 attempt for the terminal event   2 frame of that event, its id <attempt>-0   3 TTL of the mark in ms
+--       4 retention in ms   5 now in ms
+-- Result: 'cancelled' - {'requested', running attempt} - 'finished' - 'unknown' - 'again' (an attempt began meanwhile: take a later id)
+local status = redis.call('HGET', KEYS[2], 'status')
+if not status then
+  return 'unknown'
+end
+if status == 'done' or status == 'failed' or status == 'cancelled' then
+  return 'finished'
+end
+if status == 'running' then
+  redis.call('SET', KEYS[3], '1', 'PX', ARGV[3])
+  return {'requested', redis.call('HGET', KEYS[2], 'attempt')}
+end
+local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[1] .. '-0', 'f', ARGV[2])
+if added == false then
+  return 'unknown'
+end
+if type(added) == 'table' and added['err'] then
+  if string.find(added['err'], 'equal or smaller', 1, true) then
+    return 'again'
+  end
+  return redis.error_reply(added['err'])
+end
+redis.call('HSET', KEYS[2], 'status', 'cancelled', 'attempt', ARGV[1], 'finished_at', ARGV[5])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('PUBLISH', KEYS[4], ARGV[2])
+return 'cancelled'

@@ -1,0 +1,196 @@
+"""A job's log and channel as one sequence: replay, go live, repair, end."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Self
+
+from redis.asyncio import Redis
+
+from producer.errors import CorruptLog, JobNotFound, Unavailable
+from producer.link import Link
+from producer.listener import Listener, Seat
+from producer.wire.codec import WireError
+from producer.wire.events import QUEUED_ID, Event, EventId, Frame, decode_frame
+from producer.wire.keys import FRAME_FIELD, Keys
+
+PAGE = 128
+"""Frames read from the log in one round trip."""
+
+_BEFORE_ALL = EventId(0, 0)
+_Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class Subscription:
+    """Every event of a job's log, once and in order, to the terminal one. Iterate over it.
+
+    The log is the truth and the channel the wake-up: whenever a frame does not follow what was seen, or frames
+    may have been missed, the log is read from the cursor. It may be left at any time and leaves nothing behind.
+
+    Raises, while iterating:
+        JobNotFound: no such job, or its retention is over (also if that happens under a waiting reader).
+        CorruptLog: the log breaks the contract.
+        Unavailable: Redis stayed away for longer than ``patience`` seconds.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        keys: Keys,
+        link: Link,
+        listener: Listener,
+        after: EventId | None = None,
+        idle_check: float = 5.0,
+        patience: float = 120.0,
+    ) -> None:
+        self.job_id = job_id
+        self._keys = keys
+        self._link = link
+        self._listener = listener
+        self._seen = after or _BEFORE_ALL
+        self._idle_check = idle_check
+        self._patience = patience
+        self._seat: Seat | None = None
+        self._behind = True
+        self._ended = False
+        self._ready: deque[Event] = deque()
+        self._cursor = None if after is None else str(after)
+
+    @property
+    def cursor(self) -> str | None:
+        """The id of the last event handed out, for ``subscribe(after=…)``; None before the first."""
+        return self._cursor
+
+    @property
+    def behind(self) -> bool:
+        """Whether the log is known, or suspected, to hold more than was handed out."""
+        return self._behind
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._ready:
+            self._ready.extend(await self._next_events())
+        if not self._ready:
+            raise StopAsyncIteration
+        event = self._ready.popleft()
+        self._cursor = event.id
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave. A subscription that is merely dropped leaves as well."""
+        self._seat = None
+        self._ended = True
+        self._ready.clear()
+
+    async def read(self) -> Sequence[Event]:
+        """Return all events that are ready, at least one; none once the terminal event was handed out."""
+        events = tuple(self._ready) or await self._next_events()
+        self._ready.clear()
+        if events:
+            self._cursor = events[-1].id
+        return events
+
+    async def _next_events(self) -> Sequence[Event]:
+        while not self._ended:
+            events = await (self._replay() if self._behind else self._follow())
+            if events:
+                self._seen = EventId.parse(events[-1].id)
+                if events[-1].terminal:
+                    self._end()
+                return events
+        return ()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._seat = None
+
+    # -- replay --------------------------------------------------------------------------------------------
+
+    async def _replay(self) -> Sequence[Event]:
+        if self._seat is None:  # first listen, then read: what happens between the two is in both
+            self._seat = await self._listener.join(self._keys.events(self.job_id))
+        frames, tail = await self._read_page()
+        self._behind = len(frames) == PAGE
+        events = [event for frame in frames for event in frame.after(self._seen)]
+        if not events and tail.events[-1].terminal:
+            self._end()
+        return events
+
+    async def _read_page(self) -> tuple[list[Frame], Frame]:
+        page, tail = await self._ask_patiently()
+        if not tail:
+            raise JobNotFound(self.job_id)
+        try:
+            return [_frame(entry) for entry in page], _frame(tail[0])
+        except WireError as error:
+            raise CorruptLog(f"the log of job {self.job_id!r} cannot be read: {error}") from error
+
+    async def _ask_patiently(self) -> tuple[list[_Entry], list[_Entry]]:
+        log, start = self._keys.log(self.job_id), f"({self._seen}"
+
+        async def ask(redis: Redis) -> tuple[list[_Entry], list[_Entry]]:
+            async with redis.pipeline(transaction=False) as pipe:
+                pipe.xrange(log, min=start, count=PAGE)
+                pipe.xrevrange(log, count=1)
+                page, tail = await pipe.execute()
+            return page, tail
+
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._patience
+        while True:
+            try:
+                return await self._link.ask(ask)
+            except Unavailable:
+                if self._link.closed or loop.time() > give_up_at:
+                    raise
+
+    # -- live ----------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> Sequence[Event]:
+        assert self._seat is not None, "replay comes first"
+        frames = await self._seat.take(self._idle_check * random.uniform(0.8, 1.2))
+        if frames is None:
+            self._behind = True
+            return ()
+        events: list[Event] = []
+        seen = self._seen
+        for frame in frames:
+            if frame.last <= seen:
+                continue
+            if not _follows(frame, seen):
+                self._behind = True
+                break
+            events.extend(frame.after(seen))
+            seen = frame.last
+            if events[-1].terminal:
+                break
+        return events
+
+
+def _follows(frame: Frame, seen: EventId) -> bool:
+    if frame.attempt == seen.attempt:
+        return frame.first_seq <= seen.seq + 1
+    # A later attempt: what the earlier one wrote last may have been missed, so the log is asked,
+    # except right after `queued`, which nothing but an attempt's beginning can follow.
+    return seen == QUEUED_ID and frame.first_seq == 0
+
+
+def _frame(entry: _Entry) -> Frame:
+    entry_id, fields = entry
+    data = fields.get(FRAME_FIELD.encode())
+    if data is None:
+        raise WireError(f"entry {entry_id.decode()} has no field {FRAME_FIELD!r}")
+    frame = decode_frame(data)
+    if str(frame.last) != entry_id.decode():
+        raise WireError(f"entry {entry_id.decode()} holds a frame that ends with {frame.last}")
+    return frame

@@ -1,0 +1,289 @@
+"""What happened in a job: events, their ids, and the frames that carry them.
+
+An event's id is ``<attempt>-<seq>``. The attempt is the Redis server's time in ms at the claim; seq counts
+0, 1, 2 … without a hole. A frame is one or more events of one attempt, back to back, and is logged and
+published as the same bytes.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple
+
+from producer.wire.codec import WireError, pack, unpack_maps
+
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+"""No reader accepts a larger frame."""
+
+MAX_TEXT_CHARS = 1024 * 1024
+"""The longest text of one event; a provider's longer chunk becomes several events."""
+
+_ID = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
+
+
+class EventId(NamedTuple):
+    """An event id as numbers, in the order in which events happen."""
+
+    attempt: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str) -> "EventId":
+        """Read ``<attempt>-<seq>``.
+
+        Raises:
+            WireError: the text is not of that form.
+        """
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise WireError(f"event id {text[:50]!r} is not of the form <attempt>-<seq>")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+
+QUEUED_ID = EventId(0, 1)
+"""The id of every job's first event; Redis streams cannot hold 0-0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a job."""
+
+    type: ClassVar[str] = ""
+    terminal: ClassVar[bool] = False
+    id: str
+
+    def body(self) -> dict[str, Any]:
+        """The event as the map that is packed, in field order; unset fields are left out."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        given = {name: value for name, value in named.items() if value is not None}
+        return {"id": self.id, "type": self.type, **given}
+
+
+@dataclass(frozen=True, slots=True)
+class Queued(Event):
+    """The job was accepted; always the first event."""
+
+    type: ClassVar[str] = "queued"
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """An attempt began. The first ``keeps`` characters of earlier text stand; 0 means it starts afresh."""
+
+    type: ClassVar[str] = "started"
+    number: int
+    provider: str
+    worker: str
+    model: str | None = None
+    keeps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Event):
+    """One decoded piece of the answer."""
+
+    type: ClassVar[str] = "chunk"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning(Event):
+    """One piece of the model's reasoning, which is not part of the answer's text."""
+
+    type: ClassVar[str] = "reasoning"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(Event):
+    """The model asks for a tool; ``call`` holds ``id``, ``name`` and ``arguments`` (JSON text)."""
+
+    type: ClassVar[str] = "tool_call"
+    call: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(Event):
+    """Tokens counted by the provider; ``other`` holds what else it counts."""
+
+    type: ClassVar[str] = "usage"
+    input_tokens: int
+    output_tokens: int
+    other: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """The attempt ended, the job did not: it goes on after ``until`` (ms since 1970)."""
+
+    type: ClassVar[str] = "waiting"
+    until: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Event):
+    """The answer is whole. ``chars`` is the length of its text."""
+
+    type: ClassVar[str] = "done"
+    terminal: ClassVar[bool] = True
+    finish_reason: str
+    chars: int
+    usage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """The job ended without a whole answer."""
+
+    type: ClassVar[str] = "failed"
+    terminal: ClassVar[bool] = True
+    code: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(Event):
+    """The job was cancelled. ``upstream_closed``: no call to the provider is open any more."""
+
+    type: ClassVar[str] = "cancelled"
+    terminal: ClassVar[bool] = True
+    reason: str
+    upstream_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Event):
+    """An event of a type that this release does not know; ``fields`` is all that it carries."""
+
+    type: ClassVar[str] = "unknown"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The map as it was read."""
+        return {"id": self.id, **self.fields}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Events of one attempt with rising ids and no hole between them."""
+
+    attempt: int
+    first_seq: int
+    events: tuple[Event, ...]
+
+    @property
+    def last(self) -> EventId:
+        """The id of the last event, which is the id of the frame's log entry."""
+        return EventId(self.attempt, self.first_seq + len(self.events) - 1)
+
+    def after(self, cursor: EventId) -> tuple[Event, ...]:
+        """The events that a reader at ``cursor`` has not seen."""
+        if self.attempt != cursor.attempt:
+            return self.events if self.attempt > cursor.attempt else ()
+        return self.events[max(0, cursor.seq + 1 - self.first_seq) :]
+
+
+def encode(event: Event) -> bytes:
+    """Return a frame of this one event. Frames of one attempt can be joined by joining their bytes."""
+    return pack(event.body())
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Read a frame.
+
+    Raises:
+        WireError: it breaks the contract; the message says how.
+    """
+    events = tuple(_event(body) for body in unpack_maps(data, max_bytes=MAX_FRAME_BYTES))
+    if not events:
+        raise WireError("a frame without events")
+    first = EventId.parse(events[0].id)
+    _check_succession(first, events)
+    return Frame(first.attempt, first.seq, events)
+
+
+def _check_succession(first: EventId, events: Iterable[Event]) -> None:
+    for seq, event in enumerate(events, first.seq):
+        if event.id != f"{first.attempt}-{seq}":
+            raise WireError(f"event {event.id} stands where {first.attempt}-{seq} is due")
+
+
+def _event(body: dict[str, Any]) -> Event:
+    event_type = _text(body, "type")
+    read = _READERS.get(event_type)
+    if read is None:
+        return Unknown(_text(body, "id"), {key: value for key, value in body.items() if key != "id"})
+    return read(_text(body, "id"), body)
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str):
+        raise _wrong(body, key, "text")
+    return value
+
+
+def _count(body: Mapping[str, Any], key: str) -> int:
+    value = body.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _wrong(body, key, "a whole number of at least 0")
+    return value
+
+
+def _map(body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = body.get(key)
+    if not isinstance(value, dict):
+        raise _wrong(body, key, "a map")
+    return value
+
+
+def _flag(body: Mapping[str, Any], key: str) -> bool:
+    value = body.get(key)
+    if not isinstance(value, bool):
+        raise _wrong(body, key, "true or false")
+    return value
+
+
+def _wrong(body: Mapping[str, Any], key: str, wanted: str) -> WireError:
+    state = "is missing" if key not in body else f"is not {wanted}"
+    return WireError(f"event of type {str(body.get('type'))[:50]!r}: {key!r} {state}")
+
+
+def _started(id_: str, body: dict[str, Any]) -> Event:
+    model = _text(body, "model") if "model" in body else None
+    keeps = _count(body, "keeps")
+    return Started(id_, _count(body, "number"), _text(body, "provider"), _text(body, "worker"), model, keeps)
+
+
+def _usage(id_: str, body: dict[str, Any]) -> Event:
+    other = _map(body, "other") if "other" in body else None
+    return Usage(id_, _count(body, "input_tokens"), _count(body, "output_tokens"), other)
+
+
+def _done(id_: str, body: dict[str, Any]) -> Event:
+    usage = _map(body, "usage") if "usage" in body else None
+    return Done(id_, _text(body, "finish_reason"), _count(body, "chars"), usage)
+
+
+def _failed(id_: str, body: dict[str, Any]) -> Event:
+    return Failed(id_, _text(body, "code"), _text(body, "message"), _count(body, "attempts"))
+
+
+_READERS: Mapping[str, Callable[[str, dict[str, Any]], Event]] = {
+    "chunk": lambda id_, body: Chunk(id_, _text(body, "text")),
+    "reasoning": lambda id_, body: Reasoning(id_, _text(body, "text")),
+    "queued": lambda id_, body: Queued(id_, _text(body, "queue")),
+    "started": _started,
+    "tool_call": lambda id_, body: ToolCall(id_, _map(body, "call")),
+    "usage": _usage,
+    "waiting": lambda id_, body: Waiting(id_, _count(body, "until"), _text(body, "reason")),
+    "done": _done,
+    "failed": _failed,
+    "cancelled": lambda id_, body: Cancelled(id_, _text(body, "reason"), _flag(body, "upstream_closed")),
+}

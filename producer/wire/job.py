@@ -1,0 +1,154 @@
+"""What is asked: the job, its bounds, and its bytes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from producer.wire.codec import UnknownVersion, WireError, check_plain, pack, unpack_map
+from producer.wire.keys import MAX_NAME_CHARS, is_name
+
+VERSION: Final = 1
+MAX_JOB_BYTES = 4 * 1024 * 1024
+"""The largest job on the stream."""
+MAX_MESSAGES = 10_000
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+DEFAULT_MAX_ATTEMPTS = 3
+
+
+def _check_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(
+            f"{text[:50]!r} is no name: letters, digits and ._:@/+=- are allowed, "
+            f"at most {MAX_NAME_CHARS}, a letter or digit first"
+        )
+    return text
+
+
+def _check_plain_map(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    check_plain(value)  # a WireError is a ValueError, which pydantic reports with the field's name
+    return value
+
+
+def _check_message(message: Any) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"a map with role and content is expected, this is {type(message).__name__}")
+    role, content = message.get("role"), message.get("content")
+    if "role" not in message:
+        raise ValueError("role is missing")
+    if role not in ROLES:
+        raise ValueError(f"role {str(role)[:50]!r} is unknown: it is one of {', '.join(ROLES)}")
+    calls_tools = role == "assistant" and ("tool_calls" in message or "function_call" in message)
+    if not (_is_content(content) or (calls_tools and content is None)):
+        raise ValueError("content must be text, or a list of parts that are maps with a type")
+    check_plain(message)
+    return dict(message)
+
+
+def _check_provider(value: Any) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return value if value is None else _check_name(value)
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise ValueError("a provider's name, or a list of names to fall back along, is expected")
+    return [_check_name(name) for name in value]
+
+
+def _is_content(content: Any) -> bool:
+    if isinstance(content, str):
+        return True
+    return isinstance(content, Sequence) and all(
+        isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content
+    )
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+PlainMap = Annotated[dict[str, Any], AfterValidator(_check_plain_map)]
+Message = Annotated[dict[str, Any], BeforeValidator(_check_message)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Timeouts(BaseModel):
+    """How long an attempt may take, in seconds; what is absent is the provider's setting."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    connect: Seconds | None = None
+    first_chunk: Seconds | None = None
+    between_chunks: Seconds | None = None
+    total: Seconds | None = None
+
+
+class Job(BaseModel):
+    """A chat job, as it stands on the stream. Times are ms since 1970, UTC."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    v: Literal[1] = VERSION
+    id: Name
+    queue: Name
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    created_at: Milliseconds
+    provider: Annotated[str | list[str] | None, BeforeValidator(_check_provider)] = None
+    """A name, a list to fall back along, or absent: the first working provider that serves ``model``."""
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    options: PlainMap = Field(default_factory=dict)
+    """What else this kind of provider understands: ``top_p``, ``max_tokens``, ``tools`` …"""
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    deadline: Milliseconds | None = None
+    """No provider is asked after this instant."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = DEFAULT_MAX_ATTEMPTS
+    on_retry: Literal["restart", "fail", "continue"] = "restart"
+    """What a retry does once text is out."""
+    metadata: PlainMap = Field(default_factory=dict)
+    """The caller's own; carried along, never sent to a provider."""
+    trace: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
+    """W3C trace context: ``traceparent``, ``tracestate``."""
+
+    def encode(self) -> bytes:
+        """Return the job's bytes; unset fields are left out.
+
+        Raises:
+            WireError: over `MAX_JOB_BYTES`, or holding what msgpack has no form for.
+        """
+        data = pack({"v": self.v} | self.model_dump(exclude_none=True, exclude_defaults=True))
+        if len(data) > MAX_JOB_BYTES:
+            raise WireError(f"the job has {len(data):,} bytes, the limit is {MAX_JOB_BYTES:,}")
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a job; keys that this release does not know are left aside.
+
+        Raises:
+            UnknownVersion: written by a release with another format.
+            WireError: anything else that breaks the contract; the message names the field.
+        """
+        body = unpack_map(data, max_bytes=MAX_JOB_BYTES)
+        version = body.get("v")
+        if version is None:
+            raise WireError("v: the format version is missing")
+        if version != VERSION or isinstance(version, bool):
+            raise UnknownVersion(
+                f"v: format version {str(version)[:50]} is unknown, this release reads {VERSION}"
+            )
+        known = {key: value for key, value in body.items() if key in cls.model_fields}
+        timeouts = known.get("timeouts")
+        if isinstance(timeouts, dict):
+            known["timeouts"] = {k: v for k, v in timeouts.items() if k in Timeouts.model_fields}
+        try:
+            return cls.model_validate(known)
+        except ValidationError as error:
+            raise WireError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """Name the first field that is wrong, and say why, in one line: ``messages[3]: role 'x' is unknown …``."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{place.lstrip('.')}: no such field"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place.lstrip('.')}: {message}"

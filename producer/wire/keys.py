@@ -1,0 +1,72 @@
+"""Every name in Redis, spelled once. The braces are Redis Cluster hash tags: one slot per queue, one per job."""
+
+import re
+from dataclasses import dataclass
+
+GROUP = "workers"
+"""The consumer group of every jobs stream, made at 0 so that it sees jobs older than itself."""
+
+FRAME_FIELD = "f"
+"""The one field of a log entry: the frame's bytes."""
+
+JOB_FIELD = "job"
+"""The one field of a jobs-stream entry: the job's bytes."""
+
+MAX_NAME_CHARS = 128
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a job, a queue or a prefix: no braces, no white space, 1 to 128 characters."""
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names under one prefix.
+
+    Lifetimes: what belongs to a queue stays; what belongs to a job has a TTL at every moment.
+    """
+
+    prefix: str = "chat"
+
+    def __post_init__(self) -> None:
+        if not is_name(self.prefix):
+            raise ValueError(f"prefix {self.prefix!r}: use letters, digits and ._:@/+=- (at most 128)")
+
+    def jobs(self, queue: str) -> str:
+        """Stream, group ``workers``; an entry lives until settled."""
+        return f"{self.prefix}:{{{queue}}}:jobs"
+
+    def dead(self, queue: str) -> str:
+        """Stream of buried entries, bounded by count."""
+        return f"{self.prefix}:{{{queue}}}:dead"
+
+    def control(self, queue: str) -> str:
+        """Channel on which the queue's workers hear of cancels."""
+        return f"{self.prefix}:{{{queue}}}:control"
+
+    def log(self, job_id: str) -> str:
+        """Stream of frames; an entry's id is the id of its last event."""
+        return f"{self.prefix}:{{{job_id}}}:log"
+
+    def record(self, job_id: str) -> str:
+        """Hash: status, attempt, entry, worker, times, provider, model."""
+        return f"{self.prefix}:{{{job_id}}}:record"
+
+    def cancel(self, job_id: str) -> str:
+        """String, present once a cancel was asked for."""
+        return f"{self.prefix}:{{{job_id}}}:cancel"
+
+    def events(self, job_id: str) -> str:
+        """Channel of the frames, live."""
+        return f"{self.prefix}:{{{job_id}}}:events"
+
+    def jobs_pattern(self) -> str:
+        """A SCAN pattern that matches the jobs stream of every queue."""
+        escaped = re.sub(r"([\\*?\[\]])", r"\\\1", self.prefix)
+        return f"{escaped}:{{*}}:jobs"
+
+    def queue_of(self, jobs_key: str) -> str:
+        """The queue whose jobs stream is called ``jobs_key``."""
+        return jobs_key[len(self.prefix) + 2 : -len("}:jobs")]

@@ -1,0 +1,147 @@
+"""What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
+
+import asyncio
+from collections import deque
+
+from producer.connection import Call
+from producer.wire.events import Event, EventId, encode
+from producer.wire.keys import Keys
+from worker import scripts
+from worker.writer import Writer
+
+MAX_MERGED_BYTES = 64 * 1024
+"""A frame grows by merging up to this size; a single larger event is a frame of its own."""
+
+MAX_WAITING_BYTES = 1024 * 1024
+"""What one attempt may have waiting to be written before its provider is read no further."""
+
+
+class LeaseLost(Exception):
+    """Another attempt owns the job now, or its log is gone: stop, close the provider call, settle nothing."""
+
+
+class Attempt:
+    """One run of a job: hands out its event ids and holds what waits to be written.
+
+    At most one frame of an attempt is on its way at a time, so that a failed write leaves no hole in ``seq``.
+    """
+
+    def __init__(self, job_id: str, id_: int, number: int) -> None:
+        self.job_id = job_id
+        self.id = id_
+        self.number = number
+        self.lost = False
+        self._next_seq = 0
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._taken_seq = -1
+        self._written = asyncio.Event()
+        self._written.set()
+
+    def next_id(self) -> str:
+        """Return the id of the event that comes next."""
+        seq = self._next_seq
+        self._next_seq += 1
+        return f"{self.id}-{seq}"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be written that no more should be read."""
+        return self._waiting_bytes > MAX_WAITING_BYTES
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether anything waits or is on its way."""
+        return not self._written.is_set()
+
+    def put(self, event: bytes) -> None:
+        """Add an encoded event to what waits."""
+        self._waiting.append(event)
+        self._waiting_bytes += len(event)
+
+    def take_frame(self) -> tuple[str, bytes] | None:
+        """Take as many events as one frame may hold; return the last one's id and the frame."""
+        if not self._waiting:
+            self._written.set()
+            return None
+        self._written.clear()
+        size, pieces = 0, list[bytes]()
+        while self._waiting and (not pieces or size + len(self._waiting[0]) <= MAX_MERGED_BYTES):
+            pieces.append(self._waiting.popleft())
+            size += len(pieces[-1])
+        self._waiting_bytes -= size
+        self._taken_seq += len(pieces)
+        return str(EventId(self.id, self._taken_seq)), b"".join(pieces)
+
+    def lose(self) -> None:
+        """Note that the job has another owner; what waits is dropped."""
+        self.lost = True
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._written.set()
+
+    async def written(self) -> None:
+        """Wait until nothing waits and nothing is on its way."""
+        await self._written.wait()
+
+
+class EventLog:
+    """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end."""
+
+    def __init__(self, writer: Writer, keys: Keys) -> None:
+        self._writer = writer
+        self._keys = keys
+
+    def append(self, attempt: Attempt, event: Event) -> None:
+        """Write ``event`` with the next round trip. While ``attempt.is_full``, `flush` before going on.
+
+        Raises:
+            LeaseLost: an earlier event was refused.
+        """
+        if attempt.lost:
+            raise LeaseLost(attempt.job_id)
+        attempt.put(encode(event))
+        if not attempt.is_writing:
+            self._write_next(attempt)
+
+    async def flush(self, attempt: Attempt) -> None:
+        """Wait until all that was appended is in the log.
+
+        Raises:
+            LeaseLost: an event was refused.
+        """
+        await attempt.written()
+        if attempt.lost:
+            raise LeaseLost(attempt.job_id)
+
+    async def finish(
+        self, attempt: Attempt, event: Event, status: str, ttl_ms: int, *, counts: bool = True
+    ) -> None:
+        """Write the attempt's last event and the job's new ``status``; its keys live ``ttl_ms`` from then on.
+
+        Raises:
+            LeaseLost: the job has another owner; nothing was written.
+        """
+        await self.flush(attempt)
+        keys = self._keys
+        names = [keys.log(attempt.job_id), keys.record(attempt.job_id)]
+        names += [keys.cancel(attempt.job_id), keys.events(attempt.job_id)]
+        arguments = (attempt.id, event.id, encode(event), status, ttl_ms, 0 if counts else 1)
+        if await self._writer.submit(scripts.FINISH.on(names, *arguments)) not in (b"written", b"repeated"):
+            attempt.lose()
+            raise LeaseLost(attempt.job_id)
+
+    def _write_next(self, attempt: Attempt) -> None:
+        frame = attempt.take_frame()
+        if frame is not None:
+            written = self._writer.submit(self._append_call(attempt.job_id, *frame))
+            written.add_done_callback(lambda future: self._after_write(attempt, future))
+
+    def _after_write(self, attempt: Attempt, written: "asyncio.Future[bytes]") -> None:
+        if written.cancelled() or written.exception() or written.result() not in (b"written", b"repeated"):
+            attempt.lose()
+        else:
+            self._write_next(attempt)
+
+    def _append_call(self, job_id: str, last_id: str, frame: bytes) -> Call:
+        return scripts.APPEND.on([self._keys.log(job_id), self._keys.events(job_id)], last_id, frame)

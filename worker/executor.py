@@ -1,0 +1,171 @@
+"""One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
+
+import asyncio
+import time
+
+import aiohttp
+import structlog
+from redis.exceptions import RedisError
+
+from producer.wire.codec import WireError
+from producer.wire.events import Started
+from producer.wire.job import Job
+from producer.wire.lifetimes import UNFINISHED_MS
+from worker.cancellations import Cancellations
+from worker.event_log import Attempt, EventLog, LeaseLost
+from worker.outcome import (
+    CancelAsked,
+    Ending,
+    Failure,
+    Lost,
+    NothingToDo,
+    Outcome,
+    Undecodable,
+    Verb,
+    ending_of,
+    event_of,
+)
+from worker.providers.errors import ProviderError
+from worker.providers.registry import NoProvider, Provider, Registry
+from worker.queue import Entry, Queue
+from worker.relay import relay
+from worker.settings import Settings
+
+logger = structlog.get_logger("chatrelay.executor")
+
+
+class Executor:
+    """Runs jobs. It sees verbs, events and providers, never a key or a command."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        log: EventLog,
+        cancellations: Cancellations,
+        registry: Registry,
+        http: aiohttp.ClientSession,
+        settings: Settings,
+    ) -> None:
+        self._queue = queue
+        self._log = log
+        self._cancellations = cancellations
+        self._registry = registry
+        self._http = http
+        self._settings = settings
+
+    async def execute(self, entry: Entry) -> Outcome:
+        """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
+        try:
+            job = Job.decode(entry.body)
+        except WireError as error:
+            return await self._bury(entry, str(error))
+        try:
+            return await self._run(entry, job)
+        except RedisError as error:
+            # Redis is there and refuses. The entry stays claimed, and nothing is lost.
+            logger.error("redis refused", job=job.id, queue=entry.queue, error=str(error))
+            return Lost()
+
+    async def _run(self, entry: Entry, job: Job) -> Outcome:
+        provider = self._provider_for(job)
+        claimed = await self._queue.claim(entry, job, *_names(provider, job))
+        if claimed is None:
+            return await self._conclude(entry, None, NothingToDo())
+        outcome: Outcome
+        if claimed.cancel_asked:
+            outcome = CancelAsked()
+        elif isinstance(provider, Failure):
+            outcome = provider
+        else:
+            outcome = await self._ask(provider, job, claimed.attempt)
+        return await self._conclude(entry, claimed.attempt, outcome)
+
+    def _provider_for(self, job: Job) -> Provider | Failure:
+        if job.deadline is not None and job.deadline <= _now_ms():
+            return Failure("deadline_exceeded", "the deadline had passed before a provider was asked")
+        try:
+            return self._registry.match(job)
+        except NoProvider as error:
+            return Failure(error.code, error.message)
+
+    async def _ask(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
+        answering = asyncio.create_task(
+            self._answer(provider, job, attempt), name=f"chatrelay-answer-{job.id}"
+        )
+        try:
+            with self._cancellations.watch(job.id, attempt.id, answering) as stop:
+                await asyncio.wait([answering])
+        finally:
+            answering.cancel()  # for the case that this task itself was cancelled
+        if answering.cancelled():
+            return stop.reason or Failure("provider_crashed", f"provider {provider.name!r} cancelled itself")
+        return answering.result()
+
+    async def _answer(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
+        try:
+            model = provider.model_for(job) or None
+            started = Started(
+                attempt.next_id(), attempt.number, provider.name, self._settings.name, model, keeps=0
+            )
+            self._log.append(attempt, started)
+            parts = provider.ask(job, self._http)
+            return await relay(parts, attempt, self._log, provider.timeouts_for(job))
+        except LeaseLost:
+            return Lost()
+        except ProviderError as error:
+            return Failure(error.code, error.message)
+        except Exception as error:  # noqa: BLE001 - a class that is not ours may raise anything
+            # Its text is for the operator alone: it may hold what must not reach a reader.
+            logger.exception(
+                "a provider raised what is not a ProviderError", job=job.id, provider=provider.name
+            )
+            kind = type(error).__name__
+            return Failure(
+                "provider_crashed", f"provider {provider.name!r} raised {kind}; see the worker's log"
+            )
+
+    async def _conclude(self, entry: Entry, attempt: Attempt | None, outcome: Outcome) -> Outcome:
+        ending = ending_of(outcome)
+        if attempt is not None and ending.status is not None:
+            try:
+                await self._finish(attempt, outcome, ending)
+            except LeaseLost:
+                outcome, ending = Lost(), ending_of(Lost())
+        await self._do(ending.verb, entry)
+        logger.info("job ended", job=attempt and attempt.job_id, queue=entry.queue, outcome=_named(outcome))
+        return outcome
+
+    async def _finish(self, attempt: Attempt, outcome: Outcome, ending: Ending) -> None:
+        assert ending.status is not None, "only outcomes that write an event come here"
+        event = event_of(outcome, attempt.next_id(), attempts=attempt.number, now_ms=_now_ms())
+        ends = event.terminal
+        ttl_ms = int(self._settings.retention * 1000) if ends else UNFINISHED_MS
+        await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
+
+    async def _do(self, verb: Verb, entry: Entry) -> None:
+        if verb is Verb.SETTLE:
+            await self._queue.settle(entry)
+        elif verb is Verb.RELEASE:
+            await self._queue.release(entry)
+
+    async def _bury(self, entry: Entry, reason: str) -> Outcome:
+        await self._queue.bury(entry, reason)
+        logger.warning("an entry that is no job was buried", queue=entry.queue, entry=entry.id, reason=reason)
+        return Undecodable(reason)
+
+
+def _names(provider: Provider | Failure, job: Job) -> tuple[str, str]:
+    """Return the names of the provider and of the model to ask, empty where there is none."""
+    return ("", "") if isinstance(provider, Failure) else (provider.name, provider.model_for(job))
+
+
+def _named(outcome: Outcome) -> str:
+    return (
+        f"{type(outcome).__name__}({outcome.code})"
+        if isinstance(outcome, Failure)
+        else type(outcome).__name__
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,215 @@
+"""The providers that this worker has, by name, and which of them a job goes to."""
+
+import importlib
+import inspect
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import aiohttp
+
+from producer.wire.job import Job
+from worker.providers.acytoo import Acytoo
+from worker.providers.base import AsyncGeneratorProvider, Part
+from worker.providers.chatanywhere import ChatAnywhere
+from worker.providers.echo import Echo
+from worker.providers.errors import BadRequest
+from worker.providers.openai_compatible import OpenAICompatible
+
+KINDS: Mapping[str, type[AsyncGeneratorProvider]] = {
+    "echo": Echo,
+    "openai": OpenAICompatible,
+    "acytoo": Acytoo,
+    "chatanywhere": ChatAnywhere,
+}
+
+GUARDED = frozenset({"base_url", "proxy", "headers", "api_key", "http", "timeout", "model", "messages"})
+"""Options that decide where a request goes or who is asked: a job may set none that its provider does not allow."""
+
+
+class NoProvider(Exception):
+    """No provider can take the job; ``code`` is for programs, the message names the candidates."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The four limits of an attempt, in seconds."""
+
+    connect: float = 10.0
+    first_chunk: float = 120.0
+    between_chunks: float = 60.0
+    total: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A provider under its name: a kind of service, and how to reach this one."""
+
+    name: str
+    kind: str
+    cls: type[Any]
+    """An `AsyncGeneratorProvider`, or any class of that shape."""
+    url: str
+    working: bool
+    models: Sequence[str]
+    key_variable: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether the service wants a key and the worker has none."""
+        return (
+            bool(getattr(self.cls, "needs_auth", False))
+            and self.key_variable is not None
+            and not self.api_key
+        )
+
+    def serves(self, model: str) -> bool:
+        """Whether ``model`` is one of its models."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def model_for(self, job: Job) -> str:
+        """Return the model to ask for: the job's, else the provider's first one, if that is a name."""
+        if job.model is not None:
+            return job.model
+        first = next(iter(self.models), "")
+        return "" if any(mark in first for mark in "*?[") else first
+
+    def timeouts_for(self, job: Job) -> Timeouts:
+        """Return the limits: the job's own, and where it names none, the provider's."""
+        return Timeouts(**{**_as_dict(self.timeouts), **job.timeouts.model_dump(exclude_none=True)})
+
+    def ask(self, job: Job, http: aiohttp.ClientSession) -> AsyncIterator[Part]:
+        """Return the answer to ``job`` as it will arrive; nothing is sent before the first step.
+
+        Raises:
+            BadRequest: the job sets an option that it may not set here, or names no model where one is needed.
+        """
+        if refused := sorted((job.options.keys() & GUARDED) - self.allowed):
+            raise BadRequest(f"provider {self.name!r} does not let a job set: {', '.join(refused)}")
+        timeouts = self.timeouts_for(job)
+        arguments: dict[str, Any] = {"proxy": self.proxy}
+        if job.temperature is not None:
+            arguments["temperature"] = job.temperature
+        if inspect.isclass(self.cls) and issubclass(self.cls, AsyncGeneratorProvider):
+            arguments["timeout"] = timeouts.connect
+            arguments |= self._http_arguments(http)
+        else:  # a foreign class takes its timeout for the whole answer, and brings its own session
+            arguments["timeout"] = timeouts.total
+        arguments |= {**self.options, **job.options}
+        parts: AsyncIterator[Part] = self.cls.create_async_generator(
+            self._model(job), job.messages, **arguments
+        )
+        return parts
+
+    def _http_arguments(self, http: aiohttp.ClientSession) -> dict[str, Any]:
+        if not self.url:
+            return {}
+        arguments: dict[str, Any] = {"base_url": self.url, "http": http}
+        if self.api_key:
+            arguments["api_key"] = self.api_key
+        return arguments
+
+    def _model(self, job: Job) -> str:
+        model = self.model_for(job)
+        if not model and issubclass(self.cls, OpenAICompatible):
+            raise BadRequest(f"provider {self.name!r} serves several models: the job must name one")
+        return model
+
+
+class Registry:
+    """All providers, in the order in which a model is looked for."""
+
+    def __init__(self, providers: Iterable[Provider]) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+
+    def __iter__(self) -> Iterator[Provider]:
+        return iter(self._providers.values())
+
+    def match(self, job: Job) -> Provider:
+        """Return the provider that the job goes to.
+
+        Raises:
+            NoProvider: its name is unknown, it is not working or lacks its key, or nobody serves the model.
+        """
+        names = [job.provider] if isinstance(job.provider, str) else job.provider
+        if names:
+            return self._first_usable(names)
+        if job.model is None:
+            raise NoProvider(
+                "no_provider", f"the job names neither a provider nor a model; there are: {self._all()}"
+            )
+        return self._first_serving(job.model)
+
+    def _first_usable(self, names: Sequence[str]) -> Provider:
+        troubles: list[NoProvider] = []
+        for name in names:
+            provider = self._providers.get(name)
+            trouble = self._trouble(name, provider)
+            if provider is not None and trouble is None:
+                return provider
+            troubles += [trouble] if trouble else []
+        raise NoProvider(troubles[0].code, "; ".join(trouble.message for trouble in troubles))
+
+    def _first_serving(self, model: str) -> Provider:
+        candidates = [provider for provider in self._providers.values() if provider.serves(model)]
+        for provider in candidates:
+            if self._trouble(provider.name, provider) is None:
+                return provider
+        if candidates:
+            reasons = [str(self._trouble(provider.name, provider)) for provider in candidates]
+            raise NoProvider("no_provider_for_model", f"model {model!r}: {'; '.join(reasons)}")
+        served = "; ".join(f"{p.name} ({', '.join(p.models)})" for p in self._providers.values() if p.models)
+        raise NoProvider(
+            "no_provider_for_model", f"no provider here serves model {model!r}; served are: {served}"
+        )
+
+    def _trouble(self, name: str, provider: Provider | None) -> NoProvider | None:
+        if provider is None:
+            return NoProvider(
+                "unknown_provider", f"provider {name!r} is unknown here; there are: {self._all()}"
+            )
+        if not provider.working:
+            text = f"provider {name!r} ({provider.url}) is marked as not working; working: {self._working()}"
+            return NoProvider("provider_not_working", text)
+        if provider.lacks_key:
+            text = f"provider {name!r} needs a key: set {provider.key_variable} where the worker runs"
+            return NoProvider("missing_key", f"{text}; working: {self._working()}")
+        return None
+
+    def _all(self) -> str:
+        return ", ".join(self._providers) or "none"
+
+    def _working(self) -> str:
+        usable = [p.name for p in self._providers.values() if p.working and not p.lacks_key]
+        return ", ".join(usable) or "none"
+
+
+def load_class(path: str) -> type[Any]:
+    """Return the provider class at ``module:Class``.
+
+    Raises:
+        ValueError: there is none, or it has not the shape of a provider.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no provider class at {path!r}: {error}") from error
+    if not callable(getattr(cls, "create_async_generator", None)):
+        raise ValueError(f"{path!r} has no classmethod create_async_generator, so it is no provider")
+    return cls  # type: ignore[no-any-return]
+
+
+def _as_dict(timeouts: Timeouts) -> dict[str, float]:
+    return {name: getattr(timeouts, name) for name in Timeouts.__dataclass_fields__}

@@ -1,0 +1,182 @@
+"""The TOML file of named providers, and the ones that are there without it.
+
+[providers.groq]
+kind = "openai"                 # echo, openai, acytoo, chatanywhere, or "module:Class"
+base_url = "https://api.groq.com/openai/v1"
+api_key_env = "GROQ_API_KEY"    # the name of the variable, never the key
+models = ["llama-*"]            # names or patterns
+working = true
+timeouts = { connect = 5, first_chunk = 60, between_chunks = 30, total = 600 }
+options = { top_p = 0.9 }       # sent with every job
+proxy = "http://proxy:3128"
+allow = ["headers"]             # what a job may set beyond ordinary options
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from producer.wire.job import Seconds, explain
+from producer.wire.keys import is_name
+from worker.providers.registry import KINDS, Provider, Registry, Timeouts, load_class
+
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """The file cannot be used; one line names the file, the line in it and the reason."""
+
+
+class _TimeoutsTable(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    connect: Seconds | None = None
+    first_chunk: Seconds | None = None
+    between_chunks: Seconds | None = None
+    total: Seconds | None = None
+
+
+class _ProviderTable(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: str
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    api_key_env: str | None = None
+    models: list[str] | None = None
+    working: bool | None = None
+    timeouts: _TimeoutsTable = Field(default_factory=_TimeoutsTable)
+    options: dict[str, Any] = Field(default_factory=dict)
+    proxy: str | None = None
+    allow: frozenset[str] = frozenset()
+
+
+def load_registry(path: Path | None, environ: Mapping[str, str] = os.environ) -> Registry:
+    """Return the providers of the file, in its order, and after them the built-in ones that it does not name.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, a wrong value, a key variable that is not set.
+    """
+    named = [] if path is None else _read(path, environ)
+    taken = {provider.name for provider in named}
+    return Registry([*named, *(provider for provider in _built_in(environ) if provider.name not in taken)])
+
+
+def _built_in(environ: Mapping[str, str]) -> list[Provider]:
+    providers = [Provider(kind, kind, cls, cls.url, cls.working, cls.models) for kind, cls in KINDS.items()]
+    key, url = environ.get("OPENAI_API_KEY"), environ.get("OPENAI_BASE_URL")
+    openai = KINDS["openai"]
+    with_key = Provider(
+        "openai", "openai", openai, url or openai.url, True, openai.models, "OPENAI_API_KEY", key or None
+    )
+    return [with_key if provider.name == "openai" else provider for provider in providers]
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> list[Provider]:
+    text = _text_of(path)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    if unknown := sorted(document.keys() - {"providers"}):
+        raise ConfigError(
+            f"{path}:{_line(text, unknown[0])}: no such section: {unknown[0]!r}; use [providers.NAME]"
+        )
+    tables = document.get("providers", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}:{_line(text, 'providers')}: providers must be tables: [providers.NAME]")
+    return [_provider(name, table, _Place(path, text, name), environ) for name, table in tables.items()]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]) -> Provider:
+    if not is_name(name):
+        raise place.error(None, f"{name!r} is no name for a provider")
+    try:
+        given = _ProviderTable.model_validate(table)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else None
+        raise place.error(field, explain(error)) from error
+    cls = _class_of(given.kind, place)
+    defaults = Timeouts()
+    limits = given.timeouts.model_dump(exclude_none=True)
+    return Provider(
+        name=name,
+        kind=given.kind,
+        cls=cls,
+        url=given.base_url or str(getattr(cls, "url", "")),
+        # A class that is marked as not working works again where it is given another URL.
+        working=_first(given.working, given.base_url is not None or bool(getattr(cls, "working", False))),
+        models=_first(given.models, tuple(getattr(cls, "models", ()))),
+        key_variable=given.api_key_env,
+        api_key=_key(given.api_key_env, place, environ),
+        proxy=given.proxy,
+        options=given.options,
+        allowed=given.allow,
+        timeouts=Timeouts(
+            **{name: limits.get(name, getattr(defaults, name)) for name in Timeouts.__annotations__}
+        ),
+    )
+
+
+def _class_of(kind: str, place: "_Place") -> type[Any]:
+    if kind in KINDS:
+        return KINDS[kind]
+    if ":" not in kind:
+        raise place.error("kind", f"kind {kind!r} is unknown: use {', '.join(KINDS)}, or module:Class")
+    try:
+        return load_class(kind)
+    except ValueError as error:
+        raise place.error("kind", str(error)) from error
+
+
+def _key(variable: str | None, place: "_Place", environ: Mapping[str, str]) -> str | None:
+    if variable is None:
+        return None
+    if not environ.get(variable):
+        raise place.error("api_key_env", f"the environment variable {variable} is not set")
+    return environ[variable]
+
+
+def _first(given: T | None, otherwise: T) -> T:
+    return otherwise if given is None else given
+
+
+class _Place:
+    """Where in the file a provider stands, so that an error can name the line."""
+
+    def __init__(self, path: Path, text: str, name: str) -> None:
+        self._path, self._text, self._name = path, text, name
+
+    def error(self, key: str | None, reason: str) -> ConfigError:
+        line = _line(self._text, self._name, key)
+        return ConfigError(f"{self._path}:{line}: [providers.{self._name}] {reason}")
+
+
+def _line(text: str, name: str, key: str | None = None) -> int:
+    """Return the line of ``key`` in the table ``name``; the table's own, or the first, where it is not found."""
+    lines = text.splitlines()
+    header = re.compile(rf"\s*\[.*\b{re.escape(name)}\b")
+    start = next((i for i, line in enumerate(lines) if header.match(line)), None)
+    if start is None:
+        start = next((i for i, line in enumerate(lines) if name in line), 0)
+    if key is not None:
+        for i, line in enumerate(lines[start:], start):
+            if i > start and re.match(r"\s*\[(?!\[)", line) and name not in line:
+                break
+            if re.match(rf"\s*{re.escape(key)}\b", line) or (
+                i > start and re.search(rf"\b{re.escape(key)}\]", line)
+            ):
+                return i + 1
+    return start + 1

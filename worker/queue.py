@@ -1,0 +1,141 @@
+"""The queues as verbs: take, claim, settle, release, bury."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from producer.wire.events import QUEUED_ID, Queued, encode
+from producer.wire.job import Job
+from producer.wire.keys import GROUP, JOB_FIELD, Keys
+from producer.wire.lifetimes import UNFINISHED_MS
+from worker import scripts
+from worker.event_log import Attempt
+from worker.writer import Writer
+
+logger = structlog.get_logger("chatrelay.queue")
+
+MAX_DEAD = 10_000
+"""About how many buried entries a queue keeps."""
+
+BLOCK_MS = 1000
+"""How long one read waits for an entry. A stopping worker lets the read end by itself: cancelling it could lose
+an entry that Redis has handed over already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job's place in a queue's stream, handed to this worker."""
+
+    queue: str
+    id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """This worker owns the job. ``cancel_asked``: it is not to start."""
+
+    attempt: Attempt
+    cancel_asked: bool
+
+
+class Queue:
+    """The queues that this worker serves.
+
+    ``reader`` is a connection of its own, because a blocking read keeps it busy.
+    """
+
+    def __init__(
+        self, reader: Redis, writer: Writer, keys: Keys, queues: Sequence[str], worker: str, consumer: str
+    ):
+        self._reader = reader
+        self._writer = writer
+        self._keys = keys
+        self._streams = {keys.jobs(queue): queue for queue in queues}
+        self._worker = worker
+        self._consumer = consumer
+
+    async def open(self) -> None:
+        """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
+        for stream in self._streams:
+            try:
+                await self._reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def take(self, count: int) -> list[Entry]:
+        """Return new entries as soon as there are any, at most ``count``; none if there are none for a while.
+
+        With several queues, the wait itself can bring one entry of each queue that had none a moment before.
+        """
+        try:
+            return await self._take(count)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            logger.warning("the group was gone, making it again", error=str(error))
+            await self.open()
+            return []
+
+    async def _take(self, count: int) -> list[Entry]:
+        if len(self._streams) == 1:
+            return await self._read(list(self._streams), count, BLOCK_MS)
+        entries: list[Entry] = []
+        for stream in self._streams:
+            try:
+                entries += await self._read([stream], count - len(entries), None)
+            except RedisError:
+                if not entries:
+                    raise
+                break  # what Redis has handed over already must not be dropped
+            if len(entries) >= count:
+                break
+        return entries or await self._read(list(self._streams), 1, BLOCK_MS)
+
+    async def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *block, "STREAMS", *streams)
+        reply = await self._reader.execute_command(*command, *(">" for _ in streams))
+        return [
+            Entry(self._streams[stream.decode()], entry_id.decode(), fields.get(JOB_FIELD.encode(), b""))
+            for stream, entries in reply
+            for entry_id, fields in entries
+        ]
+
+    async def claim(self, entry: Entry, job: Job, provider: str, model: str) -> Claimed | None:
+        """Become the job's owner, about to ask ``provider``; None if it has ended, or if another entry of the same job runs it."""
+        keys = self._keys
+        names = [keys.log(job.id), keys.record(job.id), keys.cancel(job.id)]
+        queued = encode(Queued(str(QUEUED_ID), job.queue))
+        arguments = (entry.id, self._worker, UNFINISHED_MS, job.queue, queued, job.created_at)
+        arguments += (provider, model)
+        match await self._writer.submit(scripts.CLAIM.on(names, *arguments)):
+            case [b"claimed", attempt, number, cancel]:
+                return Claimed(Attempt(job.id, int(attempt), int(number)), bool(cancel))
+        return None
+
+    async def settle(self, entry: Entry) -> None:
+        """Acknowledge and delete: nothing is left to do for this entry."""
+        await self._writer.submit(scripts.SETTLE.on([self._keys.jobs(entry.queue)], GROUP, entry.id))
+
+    async def release(self, entry: Entry) -> None:
+        """Hand the entry back for any worker to claim."""
+        await self._writer.submit(
+            scripts.RELEASE.on([self._keys.jobs(entry.queue)], GROUP, entry.id, entry.body)
+        )
+
+    async def bury(self, entry: Entry, reason: str) -> None:
+        """Move the entry to the dead ones, with its bytes."""
+        names = [self._keys.jobs(entry.queue), self._keys.dead(entry.queue)]
+        arguments = (GROUP, entry.id, MAX_DEAD, reason, entry.body, self._worker)
+        await self._writer.submit(scripts.BURY.on(names, *arguments))
+
+    async def leave(self) -> None:
+        """Take this worker's consumer out of the groups, where it holds nothing."""
+        calls = [scripts.LEAVE.on([stream], GROUP, self._consumer) for stream in self._streams]
+        await asyncio.gather(*(self._writer.submit(call) for call in calls), return_exceptions=True)

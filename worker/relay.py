@@ -1,0 +1,151 @@
+"""A provider's parts become the events of an attempt."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from producer.wire import events
+from producer.wire.events import MAX_TEXT_CHARS
+from worker.event_log import Attempt, EventLog
+from worker.outcome import Answered
+from worker.providers import base
+from worker.providers.errors import TimedOut
+from worker.providers.registry import Timeouts
+
+
+async def relay(
+    parts: AsyncIterator[base.Part], attempt: Attempt, log: EventLog, timeouts: Timeouts
+) -> Answered:
+    """Append every part of the answer to the log; return how it ended. The provider is closed on every path.
+
+    Raises:
+        ProviderError: the provider failed, or took too long.
+        LeaseLost: the job has another owner.
+    """
+    answer = _Answer(attempt, log)
+    async with _closing(parts):
+        clock = _Clock(timeouts)
+        async with clock.limit() as timer:
+            async for part in parts:
+                answer.add(part)
+                if attempt.is_full:
+                    timer.reschedule(None)  # it is Redis that we wait for, not the provider
+                    await log.flush(attempt)
+                timer.reschedule(clock.next_chunk_by())
+    return answer.end()
+
+
+class _Clock:
+    """The limits on an answer: until its first chunk, between chunks, in all."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + timeouts.total
+        self._started = False
+
+    @contextlib.asynccontextmanager
+    async def limit(self) -> AsyncIterator[asyncio.Timeout]:
+        timer = asyncio.timeout_at(min(self._loop.time() + self._timeouts.first_chunk, self._end))
+        try:
+            async with timer:
+                yield timer
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise TimedOut(self._what_took_too_long()) from error
+
+    def next_chunk_by(self) -> float:
+        self._started = True
+        return min(self._loop.time() + self._timeouts.between_chunks, self._end)
+
+    def _what_took_too_long(self) -> str:
+        if self._loop.time() >= self._end:
+            return f"the answer was not whole within {self._timeouts.total:g} s"
+        if self._started:
+            return f"no further chunk came within {self._timeouts.between_chunks:g} s"
+        return f"no first chunk came within {self._timeouts.first_chunk:g} s"
+
+
+class _Answer:
+    """Turns parts into events, whose ids it takes from the attempt."""
+
+    def __init__(self, attempt: Attempt, log: EventLog) -> None:
+        self._attempt = attempt
+        self._log = log
+        self._text, self._reasoning = _Joiner(), _Joiner()
+        self._chars = 0
+        self._finish_reason = "stop"
+        self._usage: dict[str, Any] | None = None
+
+    def add(self, part: base.Part) -> None:
+        match part:
+            case str():
+                self._add_text(self._text.join(part))
+            case base.Reasoning(text):
+                self._add_reasoning(self._reasoning.join(text))
+            case base.ToolCall(id_, name, arguments):
+                call = {"id": _whole(id_), "name": _whole(name), "arguments": _whole(arguments)}
+                self._append(events.ToolCall(self._attempt.next_id(), call))
+            case base.Usage(input_tokens, output_tokens, other):
+                self._usage = {"input_tokens": input_tokens, "output_tokens": output_tokens, **other}
+                counted = (input_tokens, output_tokens, dict(other) or None)
+                self._append(events.Usage(self._attempt.next_id(), *counted))
+            case base.Finish(reason):
+                self._finish_reason = _whole(reason)
+
+    def end(self) -> Answered:
+        self._add_reasoning(self._reasoning.rest())
+        self._add_text(self._text.rest())
+        return Answered(self._finish_reason, self._chars, self._usage)
+
+    def _add_text(self, text: str) -> None:
+        self._chars += len(text)
+        for piece in _pieces(text):
+            self._append(events.Chunk(self._attempt.next_id(), piece))
+
+    def _add_reasoning(self, text: str) -> None:
+        for piece in _pieces(text):
+            self._append(events.Reasoning(self._attempt.next_id(), piece))
+
+    def _append(self, event: events.Event) -> None:
+        self._log.append(self._attempt, event)
+
+
+class _Joiner:
+    """Joins surrogate pairs that a service split between two chunks (``\\ud83d`` here, ``\\ude00`` there)."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def join(self, text: str) -> str:
+        if text.isascii() and not self._half:
+            return text
+        text = self._half + text
+        self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return _whole(text[: len(text) - len(self._half)])
+
+    def rest(self) -> str:
+        """Half a pair that never found its other half is shown as U+FFFD."""
+        half, self._half = self._half, ""
+        return _whole(half)
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, len(text), MAX_TEXT_CHARS):
+        yield text[start : start + MAX_TEXT_CHARS]
+
+
+@contextlib.asynccontextmanager
+async def _closing(parts: AsyncIterator[base.Part]) -> AsyncIterator[None]:
+    """Close ``parts`` if it can be closed: a class that is not ours may return a plain iterator."""
+    try:
+        yield
+    finally:
+        if close := getattr(parts, "aclose", None):
+            await close()

@@ -1,0 +1,36 @@
+"""What the operator may set: read once, at the edge."""
+
+import os
+import secrets
+import socket
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from producer.wire.lifetimes import RETENTION_MS
+
+
+def default_name() -> str:
+    """Return a name for this worker: where it runs, and which process it is."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+class Settings(BaseModel):
+    """A worker's settings. Times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis_url: str
+    prefix: str = "chat"
+    queues: Annotated[tuple[str, ...], Field(min_length=1)] = ("default",)
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Jobs that run at the same time."""
+    name: Annotated[str, Field(min_length=1, max_length=128)] = Field(default_factory=default_name)
+    grace: Annotated[float, Field(ge=0)] = 30.0
+    """How long a stopping worker goes on with what it runs, before it hands it back."""
+    retention: Annotated[float, Field(ge=1)] = RETENTION_MS / 1000
+    """How long an ended job can still be read."""
+    timeout: Annotated[float, Field(gt=0)] = 5.0
+    """How long Redis may take to answer before the connection counts as broken."""
+    consumer_suffix: str = Field(default_factory=lambda: secrets.token_hex(4))
+    """Keeps two workers of one name apart in the consumer group."""

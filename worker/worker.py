@@ -1,0 +1,213 @@
+"""A worker's life, from top to bottom: run, consume, drain."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.exceptions import AuthenticationError, RedisError
+
+from producer.connection import Url, connect
+from producer.wire.keys import Keys
+from worker.cancellations import Cancellations
+from worker.event_log import EventLog
+from worker.executor import Executor
+from worker.providers.http import open_session
+from worker.providers.registry import Registry
+from worker.queue import BLOCK_MS, Entry, Queue
+from worker.settings import Settings
+from worker.writer import Writer
+
+logger = structlog.get_logger("chatrelay.worker")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
+_HAND_BACK_TIMEOUT = 5.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a running worker is made of."""
+
+    queue: Queue
+    writer: Writer
+    cancellations: Cancellations
+    executor: Executor
+
+
+class Worker:
+    """Takes jobs from its queues and answers them, until it is stopped.
+
+    `run` returns once the worker has stopped. `stop` may be called from a signal handler: the first call lets
+    running jobs end within the grace time, a second one hands them back at once.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._jobs: set[asyncio.Task[object]] = set()
+        self._slot_freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until stopped."""
+        async with self._parts() as parts:
+            await self._wait_for_redis(parts.queue)
+            async with self._in_background(parts.writer.run(), parts.cancellations.run()):
+                await self._consume(parts)
+                await self._drain(parts)
+
+    def stop(self) -> None:
+        """Stop; called again: at once."""
+        if self._stopping.is_set():
+            self._hurried.set()
+        self._stopping.set()
+
+    @property
+    def running(self) -> int:
+        """The number of jobs that run at this moment."""
+        return len(self._jobs)
+
+    # -- run -----------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _parts(self) -> AsyncIterator[_Parts]:
+        settings, keys = self._settings, Keys(self._settings.prefix)
+        url = Url(settings.redis_url)
+        # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub.
+        reader = connect(url, timeout=settings.timeout, connections=1, block=BLOCK_MS / 1000)
+        commands = connect(url, timeout=settings.timeout, connections=2)
+        control = connect(url, timeout=settings.timeout, connections=2)
+        async with reader, commands, control, open_session() as http:
+            writer = Writer(commands)
+            consumer = f"{settings.name}:{settings.consumer_suffix}"
+            queue = Queue(reader, writer, keys, settings.queues, settings.name, consumer)
+            cancellations = Cancellations(control, keys, settings.queues)
+            log = EventLog(writer, keys)
+            executor = Executor(queue, log, cancellations, self._registry, http, settings)
+            yield _Parts(queue, writer, cancellations, executor)
+
+    async def _wait_for_redis(self, queue: Queue) -> None:
+        url, pause = Url(self._settings.redis_url), _FIRST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                await queue.open()
+            except (RedisError, OSError) as error:
+                wrong = (
+                    "refuses the credentials"
+                    if isinstance(error, AuthenticationError)
+                    else "cannot be reached"
+                )
+                logger.warning(f"redis {wrong}, waiting for it", url=str(url), error=str(error))
+                await self._rest(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                settings = self._settings
+                logger.info("worker ready", name=settings.name, url=str(url), queues=settings.queues)
+                return
+
+    @contextlib.asynccontextmanager
+    async def _in_background(self, *duties: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(duty) for duty in duties]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    # -- consume -------------------------------------------------------------------------------------------
+
+    async def _consume(self, parts: _Parts) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            free = self._settings.concurrency - len(self._jobs)
+            if free <= 0:
+                await self._wait_for_a_slot()
+                continue
+            try:
+                entries = await parts.queue.take(free)
+                pause = _FIRST_PAUSE
+            except (RedisError, OSError) as error:
+                logger.warning("cannot take jobs, trying again", error=str(error))
+                await self._rest(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            for entry in entries:
+                await self._begin(parts, entry)
+
+    async def _begin(self, parts: _Parts, entry: Entry) -> None:
+        if self._stopping.is_set():  # it came with the last read: untouched, it goes back
+            await self._bounded(parts.queue.release(entry))
+            return
+        job = asyncio.create_task(parts.executor.execute(entry), name=f"chatrelay-job-{entry.id}")
+        self._jobs.add(job)
+        job.add_done_callback(self._end)
+
+    def _end(self, job: asyncio.Task[object]) -> None:
+        self._jobs.discard(job)
+        self._slot_freed.set()
+        if not job.cancelled() and (error := job.exception()):
+            logger.error("a job's task broke: this is a bug", exc_info=error)
+
+    async def _wait_for_a_slot(self) -> None:
+        self._slot_freed.clear()
+        await _first_of(self._slot_freed.wait(), self._stopping.wait())
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    # -- drain ---------------------------------------------------------------------------------------------
+
+    async def _drain(self, parts: _Parts) -> None:
+        """Nothing new is taken any more. In this order:
+
+        1. Running jobs get the grace time: an answer that can be finished is not started twice.
+        2. What still runs is stopped, its provider call closed, its entry handed back for others to claim at once.
+        3. The consumer is removed, if it holds nothing. The writer stops last, because all of this writes.
+        """
+        if self._jobs:
+            logger.info("stopping: finishing what runs", running=len(self._jobs), grace=self._settings.grace)
+            await self._finish_within_grace()
+        if self._jobs:
+            logger.info("handing back what is left", running=len(self._jobs))
+            parts.cancellations.release_all()
+            await self._bounded(self._all_ended())
+        await self._bounded(parts.queue.leave())
+        await self._abandon()
+        logger.info("worker stopped", name=self._settings.name)
+
+    async def _finish_within_grace(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace):
+                await _first_of(self._all_ended(), self._hurried.wait())
+
+    async def _all_ended(self) -> None:
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+
+    async def _bounded(self, step: Coroutine[Any, Any, None]) -> None:
+        """Take a step that needs Redis, but do not wait for ever for a Redis that is away."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HAND_BACK_TIMEOUT):
+                await step
+
+    async def _abandon(self) -> None:
+        if self._jobs:
+            logger.error("redis is away: these jobs could not be handed back", jobs=len(self._jobs))
+            for job in self._jobs:
+                job.cancel()
+            await asyncio.gather(*self._jobs, return_exceptions=True)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them is through; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
