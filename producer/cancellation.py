@@ -1,6 +1,7 @@
 """Cancelling a job from any process."""
 
 from enum import Enum
+from typing import Any
 
 from producer import scripts
 from producer.errors import JobNotFound
@@ -54,7 +55,7 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancel
             # b"again": an attempt began between the two steps, so a later id is due
 
 
-async def _tell_workers(link: Link, channel: str, hint: dict[str, str | int]) -> None:
+async def _tell_workers(link: Link, channel: str, hint: dict[str, Any]) -> None:
     """Say it on the control channel, where it may get lost: the mark is what counts."""
     message = pack(hint)
     await link.ask(lambda redis: redis.publish(channel, message))

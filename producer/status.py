@@ -38,10 +38,14 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue at this moment. ``oldest_age``: seconds since its oldest unsettled job was queued."""
+    """One queue at this moment.
+
+    ``length`` counts what waits and ``in_flight`` what workers hold; ``oldest_age`` is the seconds since the oldest
+    of both was queued.
+    """
 
     name: str
-    waiting: int
+    length: int
     in_flight: int
     oldest_age: float | None
     workers: int

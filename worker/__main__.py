@@ -1,1 +1,16 @@
-def main() -> None: ...
+"""`python -m worker` is `chat-worker`."""
+
+import sys
+
+
+def main() -> None:
+    """Run `chat-worker`; without the packages that it needs, say how to get them."""
+    try:
+        from worker.cli import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"chat-worker: {error.name} is not installed; run: pip install 'chatrelay[worker]'")
+    app(prog_name="chat-worker")
+
+
+if __name__ == "__main__":
+    main()

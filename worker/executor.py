@@ -114,7 +114,7 @@ class Executor:
             return Lost()
         except ProviderError as error:
             return Failure(error.code, error.message)
-        except Exception as error:  # noqa: BLE001 - a class that is not ours may raise anything
+        except Exception as error:
             # Its text is for the operator alone: it may hold what must not reach a reader.
             logger.exception(
                 "a provider raised what is not a ProviderError", job=job.id, provider=provider.name

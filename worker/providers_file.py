@@ -25,7 +25,6 @@ from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
 from worker.providers.registry import KINDS, Provider, Registry, Timeouts, load_class
 
-
 T = TypeVar("T")
 
 

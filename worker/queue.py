@@ -108,12 +108,23 @@ class Queue:
         ]
 
     async def claim(self, entry: Entry, job: Job, provider: str, model: str) -> Claimed | None:
-        """Become the job's owner, about to ask ``provider``; None if it has ended, or if another entry of the same job runs it."""
+        """Become the job's owner, about to ask ``provider``.
+
+        None if the job has ended, or if another entry of the same job runs it.
+        """
         keys = self._keys
         names = [keys.log(job.id), keys.record(job.id), keys.cancel(job.id)]
         queued = encode(Queued(str(QUEUED_ID), job.queue))
-        arguments = (entry.id, self._worker, UNFINISHED_MS, job.queue, queued, job.created_at)
-        arguments += (provider, model)
+        arguments = (
+            entry.id,
+            self._worker,
+            UNFINISHED_MS,
+            job.queue,
+            queued,
+            job.created_at,
+            provider,
+            model,
+        )
         match await self._writer.submit(scripts.CLAIM.on(names, *arguments)):
             case [b"claimed", attempt, number, cancel]:
                 return Claimed(Attempt(job.id, int(attempt), int(number)), bool(cancel))

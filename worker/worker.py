@@ -95,12 +95,11 @@ class Worker:
             try:
                 await queue.open()
             except (RedisError, OSError) as error:
-                wrong = (
-                    "refuses the credentials"
-                    if isinstance(error, AuthenticationError)
-                    else "cannot be reached"
+                refused = isinstance(error, AuthenticationError)
+                event = (
+                    "redis refuses the credentials" if refused else "redis cannot be reached, waiting for it"
                 )
-                logger.warning(f"redis {wrong}, waiting for it", url=str(url), error=str(error))
+                logger.warning(event, url=str(url), error=str(error))
                 await self._rest(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:

@@ -1,0 +1,112 @@
+"""What all tests share: the servers that they run on, a prefix of their own each, a producer and workers."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import pytest
+import structlog
+from redis.asyncio import Redis
+
+from producer import Producer
+from producer.connection import Url, connect
+from producer.wire.keys import Keys
+from tests.support.servers import Server, fakeredis_server, system_redis, valkey_server
+from worker.providers.registry import Registry
+from worker.providers_file import load_registry
+from worker.settings import Settings
+from worker.worker import Worker
+
+_used: dict[str, int] = {}
+
+
+def pytest_configure() -> None:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+def _available() -> list[str]:
+    found = ["fakeredis", "valkey"]
+    return [*found, "redis"] if shutil.which("redis-server") or os.environ.get("CHAT_TEST_REDIS_URL") else found
+
+
+_STARTERS = {"fakeredis": fakeredis_server, "valkey": valkey_server, "redis": system_redis}
+
+
+@pytest.fixture(scope="session", params=_available())
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each server that this machine has; a test that asks for it runs once on every one."""
+    with _STARTERS[request.param]() as running:
+        _used.setdefault(running.described, 0)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A real server, for what one server suffices for."""
+    with valkey_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _count_servers(request: pytest.FixtureRequest) -> None:
+    if "server" in request.fixturenames:
+        _used[request.getfixturevalue("server").described] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("servers")
+    for described, tests in _used.items():
+        terminalreporter.write_line(f"{described}: {tests} tests")
+    if not any(described.startswith("Redis") for described in _used):
+        terminalreporter.write_line("no system Redis: no redis-server on the PATH, CHAT_TEST_REDIS_URL not set")
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix that no other test uses, because all share the servers."""
+    return f"t{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def keys(prefix: str) -> Keys:
+    return Keys(prefix)
+
+
+@pytest.fixture
+async def redis(server: Server) -> AsyncIterator[Redis]:
+    """A plain client, to look behind the scenes."""
+    async with connect(Url(server.url), timeout=5) as client:
+        yield client
+
+
+@pytest.fixture
+async def producer(server: Server, prefix: str) -> AsyncIterator[Producer]:
+    async with Producer(server.url, prefix=prefix) as client:
+        yield client
+
+
+StartWorker = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+async def start_worker(server: Server, prefix: str) -> AsyncIterator[StartWorker]:
+    """Start workers inside this process; they are stopped, and their tasks checked, at the test's end."""
+    async with AsyncExitStack() as stack:
+
+        async def start(registry: Registry | None = None, **settings: object) -> Worker:
+            values = {"redis_url": server.url, "prefix": prefix, "name": "w1", "grace": 5.0, **settings}
+            worker = Worker(Settings(**values), registry or load_registry(None, {}))
+            running = asyncio.create_task(worker.run())
+
+            async def stop() -> None:
+                worker.stop()
+                worker.stop()
+                await running
+
+            stack.push_async_callback(stop)
+            return worker
+
+        yield start

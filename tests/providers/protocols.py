@@ -1,0 +1,73 @@
+"""What differs between the providers, so that one suite can hold them all to the same promises."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worker.providers.acytoo import Acytoo
+from worker.providers.base import AsyncGeneratorProvider, Messages, Part
+from worker.providers.chatanywhere import ChatAnywhere
+from worker.providers.openai_compatible import OpenAICompatible
+
+from .upstream import LAST_CHUNK, chunk, head
+
+QUESTION: Messages = [{"role": "user", "content": "Say something."}]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one provider's service wraps an answer's text in bytes."""
+
+    provider: type[AsyncGeneratorProvider]
+    path: str
+    content_type: str
+    encode: Callable[[Sequence[str]], bytes]
+    """The body of a complete answer, whose text came in these pieces."""
+
+    def head(self, **headers: str) -> bytes:
+        return head(content_type=self.content_type, **headers)
+
+    def chunked(self, pieces: Iterable[bytes]) -> list[bytes]:
+        """A response with every piece in an HTTP chunk, and a TCP segment, of its own."""
+        return [self.head(transfer_encoding="chunked"), *map(chunk, pieces), LAST_CHUNK]
+
+    def ask(self, base_url: str, **more: Any) -> AsyncGenerator[Part]:
+        # The base class promises an iterator; these providers are generators, which the suite closes.
+        answer: Any = self.provider.create_async_generator("any-model", QUESTION, base_url=base_url, **more)
+        return answer
+
+
+def _plain(texts: Sequence[str]) -> bytes:
+    return "".join(texts).encode()
+
+
+def sse(*payloads: object) -> bytes:
+    """Events with a payload each: a string as it is, anything else as JSON with its characters unescaped."""
+    texts = (p if isinstance(p, str) else json.dumps(p, ensure_ascii=False) for p in payloads)
+    return "".join(f"data: {text}\n\n" for text in texts).encode()
+
+
+def delta(content: object = None, finish_reason: str | None = None, **more: object) -> dict[str, Any]:
+    return {
+        "choices": [{"index": 0, "delta": {"content": content, **more}, "finish_reason": finish_reason}],
+    }
+
+
+def _openai(texts: Sequence[str]) -> bytes:
+    return sse(*map(delta, texts), delta(finish_reason="stop"), "[DONE]")
+
+
+OPENAI = Protocol(OpenAICompatible, "/chat/completions", "text/event-stream", _openai)
+ACYTOO = Protocol(Acytoo, "/api/completions", "text/plain; charset=utf-8", _plain)
+CHATANYWHERE = Protocol(ChatAnywhere, "/v1/chat/gpt/", "text/plain", _plain)
+
+OVER_HTTP = (OPENAI, ACYTOO, CHATANYWHERE)
+
+
+async def collect(answer: AsyncGenerator[Part]) -> list[Part]:
+    return [part async for part in answer]
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    return "".join(part for part in parts if isinstance(part, str))

@@ -1,0 +1,572 @@
+"""The promises that every provider keeps, whatever its protocol.
+
+Echo has no service behind it: nothing can refuse it, cut it or be slow. It stands in the rows that are not
+about HTTP (``EVERY``) and in no other.
+"""
+
+import asyncio
+import gzip
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+
+import aiohttp
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from worker.providers.base import AsyncGeneratorProvider, Part
+from worker.providers.echo import Echo
+from worker.providers.errors import (
+    BadRequest,
+    Broken,
+    Cut,
+    NotAStream,
+    ProviderError,
+    RateLimited,
+    Refused,
+    TimedOut,
+    Unreachable,
+)
+
+from .protocols import OVER_HTTP, QUESTION, Protocol, collect, text_of
+from .upstream import (
+    PATIENCE,
+    Exchange,
+    Upstream,
+    answering,
+    answering_and_closing,
+    chunk,
+    closed_port,
+    head,
+    whole,
+)
+
+TEXTS = ("Grüß", " dich 🙂", " שלום", "\n")
+TEXT = "".join(TEXTS)
+SECRET = "hunter2-very-secret"
+
+EVERY = (Echo, *(protocol.provider for protocol in OVER_HTTP))
+
+every_provider = pytest.mark.parametrize("provider", EVERY, ids=lambda p: p.__name__)
+over_http = pytest.mark.parametrize("protocol", OVER_HTTP, ids=lambda p: p.provider.__name__)
+
+Http = aiohttp.ClientSession
+
+
+async def failure(answer: AsyncGenerator[Part]) -> ProviderError:
+    """The error that an answer ends with: exactly a ProviderError, chained to whatever caused it."""
+    with pytest.raises(ProviderError) as caught:
+        await collect(answer)
+    assert caught.value.message
+    return caught.value
+
+
+# --- what holds without a network --------------------------------------------------------------------
+
+
+@every_provider
+def test_has_the_attributes_of_the_common_shape(provider: type[AsyncGeneratorProvider]) -> None:
+    assert issubclass(provider, AsyncGeneratorProvider)
+    assert all(isinstance(model, str) for model in provider.models)
+    assert provider.models
+    assert provider.url == "" or provider.url.startswith("https://")
+    assert {provider.working, provider.supports_message_history, provider.supports_gpt_35_turbo} <= {
+        True,
+        False,
+    }
+
+
+@every_provider
+async def test_does_nothing_until_it_is_iterated_and_can_be_closed_before(
+    provider: type[AsyncGeneratorProvider],
+) -> None:
+    answer = provider.create_async_generator("any-model", QUESTION)
+    assert isinstance(answer, AsyncGenerator)
+    await answer.aclose()
+
+
+@pytest.mark.parametrize("provider", EVERY, ids=lambda p: p.__name__)
+async def test_refuses_an_option_that_it_cannot_honour(provider: type[AsyncGeneratorProvider]) -> None:
+    # The OpenAI protocol is open to any option but those that are not the job's to set.
+    answer = provider.create_async_generator("any-model", QUESTION, stream=False)
+    with pytest.raises(BadRequest, match="stream"):
+        await anext(answer)
+
+
+# --- text ------------------------------------------------------------------------------------------------
+
+
+@over_http
+async def test_text_is_the_same_wherever_the_bytes_are_split(protocol: Protocol, http: Http) -> None:
+    body = protocol.encode(TEXTS)
+    splits = iter(range(len(body) + 1))
+
+    async def split_once(exchange: Exchange) -> None:
+        at = next(splits)
+        pieces = (piece for piece in (body[:at], body[at:]) if piece)
+        await exchange.send(*protocol.chunked(pieces))
+
+    async with Upstream(split_once) as upstream:
+        for _ in range(len(body) + 1):
+            assert text_of(await collect(protocol.ask(upstream.url, http=http))) == TEXT
+
+
+@over_http
+@pytest.mark.parametrize("framing", ["chunks", "length", "close"])
+async def test_text_is_the_same_when_every_byte_comes_alone(
+    protocol: Protocol, framing: str, http: Http
+) -> None:
+    body = protocol.encode(TEXTS)
+    single = [bytes([byte]) for byte in body]
+    script = {
+        "chunks": answering(*protocol.chunked(single)),
+        "length": answering(protocol.head(content_length=str(len(body))), *single),
+        "close": answering_and_closing(protocol.head(connection="close"), *single),
+    }[framing]
+    async with Upstream(script) as upstream:
+        assert text_of(await collect(protocol.ask(upstream.url, http=http))) == TEXT
+
+
+@over_http
+async def test_empty_chunks_are_not_passed_on(protocol: Protocol, http: Http) -> None:
+    pieces = [protocol.encode(["", "a", "", "b", ""])]
+    async with Upstream(answering(*protocol.chunked(pieces))) as upstream:
+        parts = await collect(protocol.ask(upstream.url, http=http))
+    assert text_of(parts) == "ab"
+    assert "" not in parts
+
+
+@over_http
+async def test_an_answer_without_text_is_no_error(protocol: Protocol, http: Http) -> None:
+    async with Upstream(
+        answering(whole(protocol.encode([]), content_type=protocol.content_type))
+    ) as upstream:
+        assert text_of(await collect(protocol.ask(upstream.url, http=http))) == ""
+
+
+@over_http
+async def test_a_chunk_is_handed_on_before_the_next_one_is_sent(protocol: Protocol, http: Http) -> None:
+    start, go_on = asyncio.Event(), asyncio.Event()
+    body = protocol.encode(["first ", "second"])
+    at = body.index(b"second") if protocol.content_type.startswith("text/plain") else body.index(b"\n\n") + 2
+
+    async def slowly(exchange: Exchange) -> None:
+        first, second, *rest = protocol.chunked([body[:at], body[at:]])
+        start.set()
+        await go_on.wait()
+        await exchange.send(first, second)
+        go_on.clear()
+        await go_on.wait()
+        await exchange.send(*rest)
+
+    async with Upstream(slowly) as upstream, asyncio.timeout(PATIENCE):
+        answer = protocol.ask(upstream.url, http=http)
+        first = asyncio.ensure_future(anext(answer))
+        await start.wait()
+        assert not first.done()
+        go_on.set()
+        assert await first == "first "
+        go_on.set()
+        assert text_of(await collect(answer)) == "second"
+
+
+# --- the service says no ---------------------------------------------------------------------------------
+
+
+@over_http
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("301 Moved Permanently", Refused),
+        ("307 Temporary Redirect", Refused),
+        ("400 Bad Request", Refused),
+        ("401 Unauthorized", Refused),
+        ("403 Forbidden", Refused),
+        ("404 Not Found", Refused),
+        ("408 Request Timeout", TimedOut),
+        ("422 Unprocessable Entity", Refused),
+        ("429 Too Many Requests", RateLimited),
+        ("500 Internal Server Error", Broken),
+        ("503 Service Unavailable", Broken),
+        ("529 Overloaded", Broken),
+    ],
+)
+async def test_a_status_decides_the_class_of_the_error(
+    protocol: Protocol, status: str, kind: type[ProviderError], http: Http
+) -> None:
+    body = b'{\n  "error": {\n    "message": "Not today."\n  }\n}'
+    response = whole(body, status, content_type="application/json", location="http://elsewhere.invalid/")
+    async with Upstream(answering(response)) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+        assert (
+            error.message == f'{upstream.netloc} answered {status}: {{"error": {{"message": "Not today."}}}}'
+        )
+        assert len(upstream.requests) == 1
+    assert type(error) is kind
+    assert error.status == int(status[:3])
+
+
+@over_http
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        ({"Retry-After": "17"}, "17"),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ({"retry-after-ms": "1500"}, "1500ms"),
+        ({"Retry-After": "2", "retry-after-ms": "1500"}, "2"),
+        ({}, None),
+    ],
+)
+async def test_a_rate_limit_tells_when_to_come_back(
+    protocol: Protocol, header: dict[str, str], kept: str | None, http: Http
+) -> None:
+    async with Upstream(answering(whole(b"", "429 Too Many Requests", **header))) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert isinstance(error, RateLimited)
+    assert error.retry_after == kept
+
+
+@over_http
+async def test_a_web_page_is_no_answer(protocol: Protocol, http: Http) -> None:
+    page = b"<!doctype html>\n<title>Checking your browser</title>"
+    async with Upstream(answering(whole(page, content_type="text/html; charset=utf-8"))) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+        assert error.message == f"{upstream.netloc} sent text/html instead of a stream: <!doctype html>"
+    assert type(error) is NotAStream
+    assert error.status == 200
+
+
+@over_http
+async def test_a_refusal_stays_a_refusal_when_its_body_breaks_off(protocol: Protocol, http: Http) -> None:
+    response = head("403 Forbidden", content_length="1000") + b"No, bec"
+    async with Upstream(answering_and_closing(response)) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+        assert error.message == f"{upstream.netloc} answered 403 Forbidden: No, bec"
+    assert type(error) is Refused
+
+
+@over_http
+async def test_a_refusal_does_not_wait_for_a_body_that_does_not_come(
+    protocol: Protocol, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.providers.http.ERROR_BODY_TIMEOUT", 0.05)
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.send(head("500 Internal Server Error", content_length="1000") + b"Oh")
+        await exchange.peer_closed()
+
+    async with Upstream(stall) as upstream:
+        assert type(await failure(protocol.ask(upstream.url, http=http))) is Broken
+
+
+@over_http
+async def test_a_refusal_reads_no_endless_body(protocol: Protocol, http: Http) -> None:
+    async def babble(exchange: Exchange) -> None:
+        await exchange.send(head("500 Internal Server Error", transfer_encoding="chunked"))
+        with suppress(ConnectionError):
+            while True:
+                await exchange.send(chunk(b"x" * 50_000))
+        exchange.hang_up()
+
+    async with Upstream(babble) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert len(error.message) < 400
+
+
+# --- no connection, or one that fails --------------------------------------------------------------------
+
+
+class Names(AbstractResolver):
+    """A name server that answers as it is told."""
+
+    def __init__(self, lookup: Callable[[], Awaitable[list[ResolveResult]]]) -> None:
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return await self._lookup()
+
+    async def close(self) -> None:
+        pass
+
+
+def session_with(lookup: Callable[[], Awaitable[list[ResolveResult]]]) -> Http:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Names(lookup)))
+
+
+@over_http
+async def test_a_refused_connection_is_unreachable(protocol: Protocol, http: Http) -> None:
+    async with closed_port() as url:
+        error = await failure(protocol.ask(url, http=http))
+    assert type(error) is Unreachable
+    assert error.message.startswith(f"no connection to {url.removeprefix('http://')}: ")
+    assert isinstance(error.__cause__, aiohttp.ClientError)
+
+
+@over_http
+async def test_an_unknown_host_name_is_unreachable(protocol: Protocol) -> None:
+    async def unknown() -> list[ResolveResult]:
+        raise OSError(socket.EAI_NONAME, "Name or service not known")
+
+    async with session_with(unknown) as http:
+        error = await failure(protocol.ask("https://no-such-host.invalid", http=http))
+    assert type(error) is Unreachable
+    assert error.message == "no connection to no-such-host.invalid: the host name is not known"
+
+
+@over_http
+async def test_a_connection_that_takes_too_long_times_out_in_our_words(protocol: Protocol) -> None:
+    async def silence() -> list[ResolveResult]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with session_with(silence) as http:
+        error = await failure(protocol.ask("http://slow.invalid", http=http, timeout=0.05))
+    assert type(error) is TimedOut
+    assert error.message == "no connection to slow.invalid within 0.05 s"
+
+
+@over_http
+async def test_a_service_that_speaks_no_tls_is_unreachable(protocol: Protocol, http: Http) -> None:
+    async def not_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(not_tls, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        error = await failure(protocol.ask(f"https://127.0.0.1:{port}", http=http))
+    assert type(error) is Unreachable
+
+
+@over_http
+@pytest.mark.parametrize("framing", ["chunks", "length", "reset"])
+async def test_a_cut_answer_is_told_from_a_complete_one(protocol: Protocol, framing: str, http: Http) -> None:
+    beginning = protocol.encode(["Once upon", " a time"])[:-4]
+
+    async def cut(exchange: Exchange) -> None:
+        if framing == "length":
+            await exchange.send(protocol.head(content_length="5000"), beginning)
+        else:
+            await exchange.send(protocol.head(transfer_encoding="chunked"), chunk(beginning))
+        if framing == "reset":
+            exchange.reset()
+        else:
+            exchange.hang_up()
+
+    async with Upstream(cut) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+        assert error.message == f"{upstream.netloc} closed the connection before the answer was complete"
+    assert type(error) is Cut
+    assert error.__cause__ is not None
+
+
+@over_http
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (b"", Cut),
+        (b"HTTP/1.1 200", (Cut, Broken)),
+        (b"SSH-2.0-server\r\n\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n", Broken),
+        (head(content_type="CT", transfer_encoding="chunked") + b"nonsense\r\n", (Cut, Broken)),
+        (head(content_type="CT", transfer_encoding="chunked") + chunk(b"a") + b"zz\r\n\r\n", (Cut, Broken)),
+        (whole(b"not gzip at all", content_type="CT", content_encoding="gzip"), (Cut, Broken)),
+    ],
+    ids=["nothing", "half-a-status-line", "ssh", "long-header", "length", "chunk", "later-chunk", "gzip"],
+)
+async def test_what_is_not_http_becomes_one_of_our_errors(
+    protocol: Protocol,
+    response: bytes,
+    kind: type[ProviderError] | tuple[type[ProviderError], ...],
+    http: Http,
+) -> None:
+    response = response.replace(b"CT", protocol.content_type.encode())
+    async with Upstream(answering_and_closing(response)) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert isinstance(error, kind)
+    assert error.__cause__ is not None
+
+
+@over_http
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:80",
+        "ftp://host",
+        "http://",
+        "http://a..b",
+        f"http://{'a' * 64}.invalid",
+        "http://h:99999",
+    ],
+)
+async def test_an_unusable_url_is_a_bad_request(protocol: Protocol, url: str) -> None:
+    assert type(await failure(protocol.ask("http://h.invalid", proxy=url))) is BadRequest
+    if url:  # an empty base URL is none, and the provider's own would be asked
+        assert type(await failure(protocol.ask(url))) is BadRequest
+
+
+@over_http
+async def test_compressed_answers_are_read(protocol: Protocol, http: Http) -> None:
+    body = gzip.compress(protocol.encode(TEXTS))
+    response = whole(body, content_type=protocol.content_type, content_encoding="gzip")
+    async with Upstream(answering(response)) as upstream:
+        assert text_of(await collect(protocol.ask(upstream.url, http=http))) == TEXT
+
+
+# --- whoever opens a stream closes it --------------------------------------------------------------------
+
+
+def stalling(protocol: Protocol, gone: asyncio.Event) -> Callable[[Exchange], Awaitable[None]]:
+    """Send a first chunk and half of the next, then wait for the client to leave."""
+
+    async def script(exchange: Exchange) -> None:
+        first = protocol.encode(["first"])
+        if first.count(b"\n\n") > 1:
+            first = first[: first.index(b"\n\n") + 2]
+        await exchange.send(protocol.head(transfer_encoding="chunked"), chunk(first), chunk(b"second")[:5])
+        await exchange.peer_closed()
+        gone.set()
+
+    return script
+
+
+@over_http
+@pytest.mark.parametrize("shared", [True, False], ids=["pooled", "own-session"])
+async def test_a_cancel_in_mid_chunk_closes_the_connection(
+    protocol: Protocol, shared: bool, http: Http
+) -> None:
+    gone, seen = asyncio.Event(), asyncio.Event()
+
+    async def read(url: str) -> None:
+        async for _ in protocol.ask(url, http=http if shared else None):
+            seen.set()
+
+    async with Upstream(stalling(protocol, gone)) as upstream, asyncio.timeout(PATIENCE):
+        reader = asyncio.create_task(read(upstream.url))
+        await seen.wait()
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await gone.wait()
+
+
+@over_http
+@pytest.mark.parametrize("shared", [True, False], ids=["pooled", "own-session"])
+async def test_closing_the_generator_closes_the_connection(
+    protocol: Protocol, shared: bool, http: Http
+) -> None:
+    gone = asyncio.Event()
+    async with Upstream(stalling(protocol, gone)) as upstream, asyncio.timeout(PATIENCE):
+        answer = protocol.ask(upstream.url, http=http if shared else None)
+        assert await anext(answer) == "first"
+        await answer.aclose()
+        await gone.wait()
+
+
+@over_http
+async def test_a_cancel_before_the_first_byte_closes_the_connection(protocol: Protocol, http: Http) -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(exchange: Exchange) -> None:
+        asked.set()
+        await exchange.peer_closed()
+        gone.set()
+
+    async with Upstream(silent) as upstream, asyncio.timeout(PATIENCE):
+        reader = asyncio.create_task(collect(protocol.ask(upstream.url, http=http)))
+        await asked.wait()
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await gone.wait()
+
+
+@over_http
+async def test_complete_answers_share_one_connection(protocol: Protocol, http: Http) -> None:
+    async with Upstream(answering(*protocol.chunked([protocol.encode(TEXTS)]))) as upstream:
+        for _ in range(3):
+            assert text_of(await collect(protocol.ask(upstream.url, http=http))) == TEXT
+        assert len(upstream.requests) == 3
+        assert upstream.connections == 1
+
+
+@over_http
+async def test_a_session_of_its_own_is_closed_with_the_answer(protocol: Protocol) -> None:
+    async def answer_and_wait(exchange: Exchange) -> None:
+        await exchange.send(*protocol.chunked([protocol.encode(TEXTS)]))
+        await exchange.peer_closed()
+
+    async with Upstream(answer_and_wait) as upstream:
+        assert text_of(await collect(protocol.ask(upstream.url))) == TEXT
+
+
+@over_http
+async def test_no_cookie_goes_from_one_call_to_the_next(protocol: Protocol, http: Http) -> None:
+    response = whole(protocol.encode(TEXTS), content_type=protocol.content_type, set_cookie="who=me; Path=/")
+    async with Upstream(answering(response)) as upstream:
+        for _ in range(2):
+            await collect(protocol.ask(upstream.url, http=http))
+        assert upstream.requests[0] == upstream.requests[1]
+
+
+# --- proxies and secrets ---------------------------------------------------------------------------------
+
+
+@over_http
+async def test_a_proxy_is_used_when_it_is_given(protocol: Protocol, http: Http) -> None:
+    async with Upstream(answering(*protocol.chunked([protocol.encode(TEXTS)]))) as proxy:
+        proxy_url = f"http://me:{SECRET}@{proxy.netloc}"
+        answer = protocol.ask("http://service.invalid/base", proxy=proxy_url, http=http)
+        assert text_of(await collect(answer)) == TEXT
+        request = proxy.requests[0].decode()
+    assert request.startswith(
+        f"POST http://service.invalid/base{protocol.path} HTTP/1.1\r\nHost: service.invalid\r\n"
+    )
+    assert "Proxy-Authorization: Basic " in request
+
+
+@over_http
+async def test_a_proxy_that_says_no_is_unreachable(protocol: Protocol, http: Http) -> None:
+    async with Upstream(answering_and_closing(whole(b"", "403 Forbidden"))) as proxy:
+        error = await failure(protocol.ask("https://service.invalid", proxy=proxy.url, http=http))
+        assert proxy.requests[0].startswith(b"CONNECT service.invalid:443 ")
+    assert type(error) is Unreachable
+    assert error.message == "no connection to service.invalid: the proxy answered 403 Forbidden"
+
+
+@over_http
+async def test_a_proxy_that_is_away_is_unreachable_and_its_password_stays_secret(
+    protocol: Protocol, http: Http
+) -> None:
+    async with closed_port() as url:
+        proxy_url = url.replace("://", f"://me:{SECRET}@")
+        error = await failure(protocol.ask("http://service.invalid", proxy=proxy_url, http=http))
+    assert type(error) is Unreachable
+    assert error.message.startswith("no connection to service.invalid: the proxy is not reachable")
+    assert SECRET not in error.message
+
+
+@over_http
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "500 Internal Server Error"])
+async def test_no_secret_comes_back_in_an_error(protocol: Protocol, status: str, http: Http) -> None:
+    body = f'{{"told": "Authorization: Bearer sk-abcdefghijklmnop", "via": "{SECRET}"}}'.encode()
+    async with Upstream(answering(whole(body, status, content_type="text/html"))) as proxy:
+        proxy_url = f"http://me:{SECRET}@{proxy.netloc}"
+        error = await failure(protocol.ask("http://service.invalid", proxy=proxy_url, http=http))
+    assert "told" in error.message
+    assert SECRET not in error.message
+    assert "abcdefghijklmnop" not in error.message
+
+
+@over_http
+async def test_an_invalid_url_does_not_show_its_password(protocol: Protocol) -> None:
+    error = await failure(protocol.ask(f"ftp://me:{SECRET}@host"))
+    assert SECRET not in error.message
+    error = await failure(protocol.ask(f"http://me:{SECRET}@host:99999"))
+    assert SECRET not in error.message
+    assert error.__cause__ is None

@@ -1,0 +1,340 @@
+"""What the OpenAI protocol has of its own; what all providers have in common is in test_conformance."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from worker.providers.base import Finish, Part, Reasoning, ToolCall, Usage
+from worker.providers.errors import BadRequest, Broken, Cut, NotAStream, Refused
+from worker.providers.openai_compatible import OpenAICompatible
+
+from .protocols import OPENAI, QUESTION, collect, delta, sse, text_of
+from .upstream import Exchange, Upstream, answering, answering_and_closing, chunk, whole
+
+DONE = "[DONE]"
+KEY = "no-usual-look-4711"
+
+
+async def answer_to(body: bytes, http: aiohttp.ClientSession, **more: Any) -> list[Part]:
+    async with Upstream(answering(whole(body, content_type="text/event-stream; charset=utf-8"))) as upstream:
+        return await collect(OPENAI.ask(upstream.url, http=http, **more))
+
+
+async def request_of(http: aiohttp.ClientSession, **more: Any) -> tuple[str, dict[str, Any]]:
+    """The head and the JSON body that a call sends."""
+    async with Upstream(answering(whole(sse(DONE), content_type="text/event-stream"))) as upstream:
+        await collect(OPENAI.ask(f"{upstream.url}/v1/", http=http, **more))
+    head, body = upstream.requests[0].decode().split("\r\n\r\n")
+    return head, json.loads(body)
+
+
+# --- the request -------------------------------------------------------------------------------------
+
+
+async def test_the_request_has_these_headers_and_no_other(http: aiohttp.ClientSession) -> None:
+    head, _ = await request_of(http, api_key=KEY)
+    lines = head.split("\r\n")
+    assert lines[0] == "POST /v1/chat/completions HTTP/1.1"
+    assert [line.split(": ")[0] for line in lines[1:]] == [
+        "Host",
+        "Authorization",
+        "Content-Type",
+        "Accept",
+        "User-Agent",
+        "Content-Length",
+    ]
+    assert f"Authorization: Bearer {KEY}" in lines
+    assert "Accept: text/event-stream" in lines
+
+
+async def test_without_a_key_no_authorization_is_sent(http: aiohttp.ClientSession) -> None:
+    head, _ = await request_of(http)
+    assert "authorization" not in head.lower()
+
+
+async def test_the_body_asks_for_a_stream_with_usage(http: aiohttp.ClientSession) -> None:
+    _, body = await request_of(http)
+    assert body == {
+        "model": "any-model",
+        "messages": QUESTION,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+async def test_a_temperature_is_sent_when_it_is_given(
+    temperature: float, http: aiohttp.ClientSession
+) -> None:
+    _, body = await request_of(http, temperature=temperature)
+    assert body["temperature"] == temperature
+
+
+async def test_options_become_fields_of_the_body(http: aiohttp.ClientSession) -> None:
+    _, body = await request_of(http, top_p=0.1, tools=[{"type": "function"}], stop=None)
+    assert body["top_p"] == 0.1
+    assert body["tools"] == [{"type": "function"}]
+    assert "stop" not in body
+
+
+@pytest.mark.parametrize("given", [{"include_usage": False}, None])
+async def test_stream_options_can_be_changed_or_left_out(given: object, http: aiohttp.ClientSession) -> None:
+    _, body = await request_of(http, stream_options=given)
+    assert body.get("stream_options") == given
+    assert ("stream_options" in body) == (given is not None)
+
+
+async def test_an_option_cannot_turn_the_stream_off() -> None:
+    with pytest.raises(BadRequest, match=r"an option cannot set stream$"):
+        await anext(OpenAICompatible.create_async_generator("m", QUESTION, stream=False))
+
+
+@pytest.mark.parametrize("key", ["key\n", "ke\ry", "schlüssel", "a\x00b"])
+async def test_a_key_that_fits_no_header_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(BadRequest, match="header Authorization") as caught:
+        await anext(OPENAI.ask("http://h.invalid", api_key=key))
+    assert key not in caught.value.message
+
+
+async def test_a_password_in_the_url_authorizes_and_stays_secret(http: aiohttp.ClientSession) -> None:
+    async with Upstream(answering(whole(b"wrong: hunter2", "401 Unauthorized"))) as upstream:
+        url = upstream.url.replace("://", "://me:hunter2@")
+        with pytest.raises(Refused) as caught:
+            await collect(OPENAI.ask(url, http=http))
+        assert caught.value.message == f"{upstream.netloc} answered 401 Unauthorized: wrong: ***"
+        assert b"\r\nAuthorization: Basic bWU6aHVudGVyMg==\r\n" in upstream.requests[0]
+
+
+# --- the parts of an answer --------------------------------------------------------------------------
+
+
+async def test_an_answer_comes_as_parts_in_order(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        delta(role="assistant"),
+        delta(reasoning_content="Hm"),
+        delta(None, reasoning="m."),
+        delta("Hel"),
+        delta(""),
+        delta("lo", refusal=None, tool_calls=None),
+        delta(finish_reason="stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}},
+        DONE,
+    )
+    assert await answer_to(body, http) == [
+        Reasoning("Hm"),
+        Reasoning("m."),
+        "Hel",
+        "lo",
+        Finish("stop"),
+        Usage(3, 2, {"total_tokens": 5}),
+    ]
+
+
+async def test_content_may_be_a_list_of_parts(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        delta([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}, 7]), DONE
+    )
+    assert await answer_to(body, http) == ["ab"]
+
+
+async def test_other_choices_than_the_first_are_ignored(http: aiohttp.ClientSession) -> None:
+    body = sse({"choices": [{"index": 1, "delta": {"content": "no"}}, {"delta": {"content": "yes"}}]}, DONE)
+    assert await answer_to(body, http) == ["yes"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"choices": None, "usage": None, "error": None},
+        {"choices": "x"},
+        {"choices": [None, 3, {}]},
+        {"choices": [{"index": [], "delta": {"content": "no"}}]},
+        {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+        {
+            "choices": [
+                {"index": 0, "delta": {"content": 5, "reasoning": {}, "tool_calls": "x"}, "finish_reason": 1}
+            ]
+        },
+        {"usage": []},
+        {"usage": {"prompt_tokens": "3"}},
+        "",
+        " ",
+    ],
+)
+async def test_odd_shapes_are_passed_over(odd: object, http: aiohttp.ClientSession) -> None:
+    assert await answer_to(sse(odd, delta("on"), odd, DONE), http) == ["on"]
+
+
+async def test_halves_of_a_surrogate_pair_are_passed_on_as_they_come(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        r'{"choices": [{"delta": {"content": "\ud83d"}}]}',
+        r'{"choices": [{"delta": {"content": "\ude42"}}]}',
+        DONE,
+    )
+    assert await answer_to(body, http) == ["\ud83d", "\ude42"]
+
+
+def calls(*pieces: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return delta(finish_reason=finish_reason, tool_calls=list(pieces))
+
+
+def piece(index: int | None, arguments: str | None, **more: str) -> dict[str, Any]:
+    names = {"name": more["name"]} if "name" in more else {}
+    return {
+        "index": index,
+        "id": more.get("id"),
+        "type": "function",
+        "function": {"arguments": arguments, **names},
+    }
+
+
+async def test_tool_calls_are_put_together_and_come_before_the_finish(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        calls(piece(1, "", id="c1", name="time")),
+        calls(piece(0, None, id="c0", name="weather")),
+        calls(piece(0, '{"city": '), piece(1, "{}")),
+        calls(piece(0, '"Köln"}', id="c0", name="weather")),
+        delta("x"),
+        delta(finish_reason="tool_calls"),
+        delta(finish_reason="tool_calls"),
+        DONE,
+    )
+    assert await answer_to(body, http) == [
+        "x",
+        ToolCall("c0", "weather", '{"city": "Köln"}'),
+        ToolCall("c1", "time", "{}"),
+        Finish("tool_calls"),
+    ]
+
+
+async def test_tool_calls_in_the_finishing_chunk_count(http: aiohttp.ClientSession) -> None:
+    body = sse(calls(piece(None, "{}", id="c", name="f"), finish_reason="tool_calls"), DONE)
+    assert await answer_to(body, http) == [ToolCall("c", "f", "{}"), Finish("tool_calls")]
+
+
+async def test_tool_calls_without_a_finish_reason_come_at_the_end_mark(http: aiohttp.ClientSession) -> None:
+    assert await answer_to(sse(calls(piece(0, "{}", id="c", name="f")), DONE), http) == [
+        ToolCall("c", "f", "{}")
+    ]
+
+
+async def test_arguments_split_inside_a_surrogate_pair_are_joined(http: aiohttp.ClientSession) -> None:
+    halves = [json.dumps(calls(piece(0, text, id="c", name="f"))) for text in ('"\ud83d', '\ude42 \ud83d"')]
+    assert await answer_to(sse(*halves, DONE), http) == [ToolCall("c", "f", '"🙂 \ufffd"')]
+
+
+async def test_tool_calls_without_end_are_refused(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.providers.openai_compatible.MAX_CALLS_SIZE", 10)
+    with pytest.raises(Broken, match="tool calls without end"):
+        await answer_to(sse(calls(piece(0, "x" * 6)), calls(piece(0, "x" * 6)), DONE), http)
+
+
+async def test_the_last_usage_stands_and_comes_once(http: aiohttp.ClientSession) -> None:
+    first = {**delta("a"), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    last = {**delta("b"), "usage": {"prompt_tokens": 1, "completion_tokens": 2, "cost": {"usd": 0.1}}}
+    assert await answer_to(sse(first, last, DONE), http) == ["a", "b", Usage(1, 2, {"cost": {"usd": 0.1}})]
+
+
+async def test_usage_holds_nothing_that_cannot_be_packed(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        r'{"usage": {"prompt_tokens": 1, "completion_tokens": -1, "a": 99999999999999999999, "b": "\ud83d"}}',
+        DONE,
+    )
+    assert await answer_to(body, http) == [Usage(1, 0, {"a": 1e20, "b": "\ufffd"})]
+
+
+# --- the end, and what is none -----------------------------------------------------------------------
+
+
+async def test_an_answer_without_its_end_mark_was_cut(http: aiohttp.ClientSession) -> None:
+    body = sse(delta("Once"), delta(finish_reason="stop"))
+    seen: list[Part] = []
+    async with Upstream(answering_and_closing(OPENAI.head(connection="close") + body)) as upstream:
+        with pytest.raises(Cut) as caught:
+            await keep(seen, OPENAI.ask(upstream.url, http=http))
+        assert caught.value.message == f"{upstream.netloc} ended its answer without [DONE]"
+    assert seen == ["Once", Finish("stop")]
+
+
+async def keep(seen: list[Part], answer: AsyncGenerator[Part]) -> None:
+    async for part in answer:
+        seen.append(part)  # noqa: PERF401 - a comprehension would lose what came before the error
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b"data: [DONE] \r"])
+async def test_an_end_mark_counts_without_its_blank_line(end: bytes, http: aiohttp.ClientSession) -> None:
+    assert await answer_to(sse(delta("a")) + end, http) == ["a"]
+
+
+@pytest.mark.parametrize("end", [b"data: [DON", b"[DONE]\n\n", b": [DONE]\n\n", b"data: x\ndata: [DONE]"])
+async def test_less_than_the_end_mark_is_none(end: bytes, http: aiohttp.ClientSession) -> None:
+    with pytest.raises(Cut):
+        await answer_to(sse(delta("a")) + end, http)
+
+
+async def test_nothing_counts_after_the_end_mark(http: aiohttp.ClientSession) -> None:
+    assert await answer_to(sse(delta("a"), DONE, delta("b"), "{not json"), http) == ["a"]
+
+
+async def test_the_end_mark_ends_the_answer_though_the_connection_stays_open(
+    http: aiohttp.ClientSession,
+) -> None:
+    async def stay(exchange: Exchange) -> None:
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"), chunk(sse(delta("a"), DONE)))
+        await exchange.peer_closed()
+
+    async with Upstream(stay) as upstream:
+        assert text_of(await collect(OPENAI.ask(upstream.url, http=http))) == "a"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "overloaded", "code": 503}}\n\n',
+        b'data: {"error": "overloaded"}\n\n',
+        b'event: error\ndata: {"message": "overloaded"}\n\n',
+        b"event: error\ndata: overloaded\n\n",
+    ],
+)
+async def test_an_error_inside_the_stream_is_a_failure(event: bytes, http: aiohttp.ClientSession) -> None:
+    with pytest.raises(Broken, match=r"reported an error inside its answer: .*overloaded"):
+        await answer_to(sse(delta("a")) + event + sse(DONE), http)
+
+
+@pytest.mark.parametrize("payload", ["{", "nonsense", "[" * 100_000, "[]", '"text"', "1"])
+async def test_an_event_that_is_no_json_object_is_a_failure(
+    payload: str, http: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(Broken, match="sent an event that is not"):
+        await answer_to(sse(delta("a"), payload, DONE), http)
+
+
+@pytest.mark.parametrize("payload", ['{"error": "wrong key KEY"}', "nonsense KEY"])
+async def test_the_key_stays_out_of_an_error_inside_the_stream(
+    payload: str, http: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(Broken) as caught:
+        await answer_to(sse(payload.replace("KEY", KEY)), http, api_key=KEY)
+    assert "***" in caught.value.message
+    assert KEY not in caught.value.message
+
+
+async def test_the_key_stays_out_of_a_refusal_and_its_traceback(http: aiohttp.ClientSession) -> None:
+    async with Upstream(answering(whole(f"Wrong key {KEY}".encode(), "401 Unauthorized"))) as upstream:
+        with pytest.raises(Refused) as caught:
+            await collect(OPENAI.ask(upstream.url, http=http, api_key=KEY))
+    assert caught.value.message.endswith("answered 401 Unauthorized: Wrong key ***")
+    assert caught.value.__cause__ is None
+
+
+async def test_json_instead_of_events_is_no_stream(http: aiohttp.ClientSession) -> None:
+    body = b'{"choices": [\n {"message": {"content": "all at once"}}]}'
+    async with Upstream(answering(whole(body, content_type="application/json"))) as upstream:
+        with pytest.raises(NotAStream, match=r'sent application/json instead of a stream: \{"choices": '):
+            await collect(OPENAI.ask(upstream.url, http=http))
