@@ -14,7 +14,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Call, Url, connect, run_calls
+from producer.connection import Call, ScriptRunner, Url, connect
 from producer.errors import Unavailable
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class Link:
         self.url = url
         self.timeout = timeout
         self._redis = connect(url, timeout=timeout)
+        self._scripts = ScriptRunner(self._redis)
         self.closed = False
 
     async def run(self, *calls: Call) -> list[Any]:
@@ -42,7 +43,7 @@ class Link:
         Raises:
             Unavailable: not reachable within the timeout, or a script was refused.
         """
-        results = await self.ask(lambda redis: run_calls(redis, calls))
+        results = await self.ask(lambda _: self._scripts.run(calls))
         for result in results:
             if isinstance(result, RedisError):
                 raise self._unavailable(result) from result

@@ -24,7 +24,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Call, run_calls
+from producer.connection import Call, ScriptRunner
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -48,7 +48,7 @@ class Writer:
     """The one way by which a worker changes anything in Redis."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._scripts = ScriptRunner(redis)
         self._waiting: list[_Pending] = []
         self._work = asyncio.Event()
         self._pause = _FIRST_PAUSE
@@ -80,7 +80,7 @@ class Writer:
         """Write the batch, however long that takes; return what the server cannot take at present."""
         while True:
             try:
-                results = await run_calls(self._redis, [call for call, _ in batch])
+                results = await self._scripts.run([call for call, _ in batch])
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 logger.warning("redis unreachable, writing again", error=str(error), calls=len(batch))
                 await self._rest()

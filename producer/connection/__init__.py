@@ -1,6 +1,6 @@
 """The way to Redis: a URL becomes a client, a script becomes a call, no URL becomes an embedded server."""
 
-from producer.connection.script import Call, Script, run_calls
+from producer.connection.script import Call, Script, ScriptRunner
 from producer.connection.url import Url, connect
 
-__all__ = ["Call", "Script", "Url", "connect", "run_calls"]
+__all__ = ["Call", "Script", "ScriptRunner", "Url", "connect"]

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 Arg = str | bytes | int
 
@@ -38,42 +38,44 @@ class Call:
     keys: Sequence[str]
     args: Sequence[Arg]
 
-    async def run(self, redis: Redis) -> Any:
-        """Run it and return its result.
+
+class ScriptRunner:
+    """Runs calls over one client."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._loaded: set[str] = set()
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Run all in one round trip and return each one's result, or the `RedisError` it ended with.
+
+        A script is loaded before it is used first, and again when the server does not know it any more (it
+        restarted, or its cache was flushed); only the calls that it refused for this reason are said twice.
 
         Raises:
-            redis.exceptions.RedisError: the server refused it, or cannot be reached.
+            redis.exceptions.ConnectionError: the connection broke; some of the calls may have been carried out.
+            redis.exceptions.TimeoutError: the reply did not come in time; likewise.
         """
-        (result,) = await run_calls(redis, [self])
-        if isinstance(result, RedisError):
-            raise result
-        return result
+        await self._load(calls)
+        results = await self._pipeline(calls)
+        unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
+        if unknown:
+            refused = [calls[index] for index in unknown]
+            self._loaded.clear()
+            await self._load(refused)
+            again = await self._pipeline(refused)
+            for index, result in zip(unknown, again, strict=True):
+                results[index] = result
+        return results
 
+    async def _load(self, calls: Sequence[Call]) -> None:
+        for script in {call.script for call in calls if call.script.sha not in self._loaded}:
+            await self._redis.script_load(script.text)
+            self._loaded.add(script.sha)
 
-async def run_calls(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    """Run all in one round trip and return each one's result, or the `RedisError` it ended with.
-
-    A server that does not know a script (it restarted, or its cache was flushed) is told the text and asked again;
-    only the calls that it refused for this reason are said twice.
-
-    Raises:
-        redis.exceptions.ConnectionError: the connection broke; some of the calls may have been carried out.
-        redis.exceptions.TimeoutError: the reply did not come in time; likewise.
-    """
-    results = await _pipeline(redis, calls)
-    unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-    if unknown:
-        for text in {calls[index].script.text for index in unknown}:
-            await redis.script_load(text)
-        again = await _pipeline(redis, [calls[index] for index in unknown])
-        for index, result in zip(unknown, again, strict=True):
-            results[index] = result
-    return results
-
-
-async def _pipeline(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    async with redis.pipeline(transaction=False) as pipe:
-        for call in calls:
-            pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
-        results: list[Any] = await pipe.execute(raise_on_error=False)
-    return results
+    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+            results: list[Any] = await pipe.execute(raise_on_error=False)
+        return results

@@ -1,0 +1,256 @@
+"""`chat-producer`: send, watch, status, cancel, queues. Exit status: 0 done, 1 failed, 2 usage, 3 no Redis, 130."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from producer.answer import check_done
+from producer.client import Producer
+from producer.connection.embedded import find
+from producer.errors import (
+    ChatRelayError,
+    InvalidCursor,
+    InvalidJob,
+    InvalidSetting,
+    Unavailable,
+)
+from producer.wire.events import Chunk, Event, Started
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Enqueue chat jobs and read their answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        envvar="CHAT_REDIS_URL",
+        help="redis://, rediss:// or unix:// URL.",
+        show_default="the embedded server of a running chat-worker",
+    ),
+]
+PrefixOption = Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First part of every key.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value a line.")]
+
+
+@app.command()
+def send(
+    text: Annotated[str, typer.Argument(help="What to ask; - reads standard input.")],
+    provider: Annotated[str | None, typer.Option(envvar="CHAT_PROVIDER", help="Provider's name.")] = None,
+    model: Annotated[str | None, typer.Option(envvar="CHAT_MODEL", help="Model's name.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message to put first.")] = None,
+    queue: Annotated[str, typer.Option(envvar="CHAT_QUEUE", help="Queue to put the job on.")] = "default",
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Your own id: sent twice, it is one job.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="K=V", help="Option for the provider; repeatable.")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Wait for the answer; otherwise print the job's id.")] = True,
+    as_json: JsonOption = False,
+    redis_url: RedisOption = None,
+    prefix: PrefixOption = "chat",
+) -> None:
+    """Send a job and print its answer as it comes."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": sys.stdin.read() if text == "-" else text})
+    options = _options(option or [])
+
+    async def work(producer: Producer) -> None:
+        job = await producer.enqueue(
+            messages, provider=provider, model=model, queue=queue, id=job_id, options=options
+        )
+        if follow:
+            typer.echo(f"job {job.id}", err=True)
+            await _print_events(producer, job.id, None, as_json=as_json)
+        else:
+            typer.echo(json.dumps({"id": job.id}) if as_json else job.id)
+
+    _run(work, redis_url, prefix)
+
+
+@app.command()
+def watch(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on after this event's id.")] = None,
+    as_json: JsonOption = False,
+    redis_url: RedisOption = None,
+    prefix: PrefixOption = "chat",
+) -> None:
+    """Print a job's answer, from its beginning, while it runs or after its end."""
+    _run(lambda producer: _print_events(producer, job, after, as_json=as_json), redis_url, prefix)
+
+
+@app.command()
+def status(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    as_json: JsonOption = False,
+    redis_url: RedisOption = None,
+    prefix: PrefixOption = "chat",
+) -> None:
+    """Print what is known of a job."""
+
+    async def work(producer: Producer) -> None:
+        fields = asdict(await producer.status(job))
+        if as_json:
+            typer.echo(json.dumps(fields, default=_plain))
+            return
+        for name, value in fields.items():
+            typer.echo(f"{name:12} {'-' if value is None else _plain(value)}")
+
+    _run(work, redis_url, prefix)
+
+
+@app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    as_json: JsonOption = False,
+    redis_url: RedisOption = None,
+    prefix: PrefixOption = "chat",
+) -> None:
+    """Cancel a job: a waiting one never starts, a running one closes its upstream."""
+
+    async def work(producer: Producer) -> None:
+        outcome = await producer.cancel(job)
+        typer.echo(json.dumps({"id": job, "outcome": outcome.value}) if as_json else outcome.value)
+
+    _run(work, redis_url, prefix)
+
+
+@app.command()
+def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: PrefixOption = "chat") -> None:
+    """List the queues: what waits, what runs, the oldest job's age, the workers."""
+
+    async def work(producer: Producer) -> None:
+        found = await producer.queues()
+        if as_json:
+            for queue in found:
+                typer.echo(json.dumps(asdict(queue)))
+            return
+        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", box=None)
+        for queue in found:
+            age = "-" if queue.oldest_age is None else f"{queue.oldest_age:.1f} s"
+            table.add_row(queue.name, str(queue.length), str(queue.in_flight), age, str(queue.workers))
+        Console().print(table)
+
+    _run(work, redis_url, prefix)
+
+
+# -- events as lines -------------------------------------------------------------------------------------------
+
+
+async def _print_events(producer: Producer, job_id: str, after: str | None, *, as_json: bool) -> None:
+    printer = _JsonLines() if as_json else _Text()
+    subscription = producer.subscribe(job_id, after)
+    end: Event | None = None
+    while events := await subscription.read():
+        for event in events:
+            printer.show(event)
+        sys.stdout.flush()
+        end = events[-1]
+    printer.close()
+    if end is not None:
+        check_done(job_id, end)
+
+
+class _JsonLines:
+    def show(self, event: Event) -> None:
+        sys.stdout.write(json.dumps(event.body(), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Text:
+    printed: int = 0
+    open_line: bool = False
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Chunk(text=text):
+                sys.stdout.write(text)
+                self.printed += len(text)
+                self.open_line = not text.endswith("\n")
+            case Started(keeps=keeps) if keeps < self.printed:
+                self.close()
+                sys.stdout.flush()
+                typer.echo(f"-- the answer began again; {keeps} characters stand --", err=True)
+                self.printed = keeps
+
+    def close(self) -> None:
+        if self.open_line:
+            sys.stdout.write("\n")
+            self.open_line = False
+
+
+# -- edges -----------------------------------------------------------------------------------------------------
+
+
+def _run(work: Callable[[Producer], Awaitable[None]], redis_url: str | None, prefix: str) -> None:
+    async def main() -> None:
+        url = redis_url or find()
+        if url is None:
+            raise Unavailable(
+                "no Redis given: set --redis or CHAT_REDIS_URL, or start `chat-worker run` on this machine"
+            )
+        async with Producer(url, prefix=prefix) as producer:
+            await work(producer)
+
+    with _exit_status():
+        asyncio.run(main())
+
+
+@contextmanager
+def _exit_status() -> Iterator[None]:
+    try:
+        yield
+    except (InvalidJob, InvalidCursor, InvalidSetting) as error:
+        raise _exit(error, USAGE) from None
+    except Unavailable as error:
+        raise _exit(error, UNREACHABLE) from None
+    except ChatRelayError as error:
+        raise _exit(error, FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read our output has gone: nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+
+
+def _exit(error: Exception, code: int) -> typer.Exit:
+    typer.echo(f"chat-producer: {error}", err=True)
+    return typer.Exit(code)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """Read ``k=v``: the value is JSON where it is, text otherwise."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{pair!r} is not of the form K=V", param_hint="--option")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
