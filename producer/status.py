@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from producer.link import Link
 from producer.wire.keys import GROUP, Keys
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
+
+_ABSENT_AFTER_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +106,22 @@ async def _queue(redis: Redis, stream: str, name: str) -> QueueInfo:
         pipe.xlen(stream)
         pipe.xrange(stream, count=1)
         pipe.time()
-        pipe.execute_command("XPENDING", stream, GROUP)
-        pipe.execute_command("XINFO", "CONSUMERS", stream, GROUP)
-        length, oldest, now, pending, consumers = await pipe.execute(raise_on_error=False)
-    in_flight = 0 if isinstance(pending, ResponseError) else _pending_count(pending)
-    workers = 0 if isinstance(consumers, ResponseError) else len(consumers)
-    return QueueInfo(name, length - in_flight, in_flight, _age(oldest, now), workers)
+        pipe.xinfo_groups(stream)
+        length, oldest, now, groups = await pipe.execute()
+    group = next((group for group in groups if group["name"] == GROUP.encode()), None)
+    consumers = [] if group is None else await redis.xinfo_consumers(stream, GROUP)
+    return QueueInfo(
+        name=name,
+        length=length,
+        in_flight=0 if group is None else group["pending"],
+        oldest_age=_age(oldest, now),
+        workers=sum(_is_there(consumer) for consumer in consumers),
+    )
 
 
-def _pending_count(reply: Mapping[str, Any]) -> int:
-    return int(reply["pending"])
+def _is_there(consumer: Mapping[str, Any]) -> bool:
+    """A worker reads every second while it has room, and holds entries while it has none."""
+    return bool(consumer["pending"] > 0 or consumer["idle"] < _ABSENT_AFTER_MS)
 
 
 def _age(oldest: Sequence[tuple[bytes, Any]], now: tuple[int, int]) -> float | None:

@@ -56,19 +56,20 @@ class Executor:
     async def execute(self, entry: Entry) -> Outcome:
         """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
         try:
-            job = Job.decode(entry.body)
-        except WireError as error:
-            return await self._bury(entry, str(error))
-        try:
+            try:
+                job = Job.decode(entry.body)
+            except WireError as error:
+                return await self._refuse(entry, str(error))
             return await self._run(entry, job)
         except RedisError as error:
             # Redis is there and refuses. The entry stays claimed, and nothing is lost.
-            logger.error("redis refused", job=job.id, queue=entry.queue, error=str(error))
+            logger.error("redis refused", queue=entry.queue, entry=entry.id, error=str(error))
             return Lost()
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         provider = self._provider_for(job)
-        claimed = await self._queue.claim(entry, job, *_names(provider, job))
+        names = _names(provider, job)
+        claimed = await self._queue.claim(entry, job.id, created_at=job.created_at, **names)
         if claimed is None:
             return await self._conclude(entry, None, NothingToDo())
         outcome: Outcome
@@ -79,6 +80,12 @@ class Executor:
         else:
             outcome = await self._ask(provider, job, claimed.attempt)
         return await self._conclude(entry, claimed.attempt, outcome)
+
+    async def _refuse(self, entry: Entry, reason: str) -> Outcome:
+        """Bury what is no job; where it names one that somebody may be waiting for, that job fails."""
+        job_id = Job.id_in(entry.body)
+        claimed = await self._queue.claim(entry, job_id, created_at=_now_ms()) if job_id else None
+        return await self._conclude(entry, claimed.attempt if claimed else None, Undecodable(reason))
 
     def _provider_for(self, job: Job) -> Provider | Failure:
         if job.deadline is not None and job.deadline <= _now_ms():
@@ -131,8 +138,10 @@ class Executor:
                 await self._finish(attempt, outcome, ending)
             except LeaseLost:
                 outcome, ending = Lost(), ending_of(Lost())
-        await self._do(ending.verb, entry)
-        logger.info("job ended", job=attempt and attempt.job_id, queue=entry.queue, outcome=_named(outcome))
+        await self._do(ending.verb, entry, outcome)
+        logger.info(
+            "job ended", job=attempt and attempt.job_id, queue=entry.queue, outcome=_described(outcome)
+        )
         return outcome
 
     async def _finish(self, attempt: Attempt, outcome: Outcome, ending: Ending) -> None:
@@ -142,29 +151,30 @@ class Executor:
         ttl_ms = int(self._settings.retention * 1000) if ends else UNFINISHED_MS
         await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
 
-    async def _do(self, verb: Verb, entry: Entry) -> None:
-        if verb is Verb.SETTLE:
-            await self._queue.settle(entry)
-        elif verb is Verb.RELEASE:
-            await self._queue.release(entry)
-
-    async def _bury(self, entry: Entry, reason: str) -> Outcome:
-        await self._queue.bury(entry, reason)
-        logger.warning("an entry that is no job was buried", queue=entry.queue, entry=entry.id, reason=reason)
-        return Undecodable(reason)
+    async def _do(self, verb: Verb, entry: Entry, outcome: Outcome) -> None:
+        match verb:
+            case Verb.SETTLE:
+                await self._queue.settle(entry)
+            case Verb.RELEASE:
+                await self._queue.release(entry)
+            case Verb.BURY:
+                await self._queue.bury(entry, _described(outcome))
 
 
-def _names(provider: Provider | Failure, job: Job) -> tuple[str, str]:
-    """Return the names of the provider and of the model to ask, empty where there is none."""
-    return ("", "") if isinstance(provider, Failure) else (provider.name, provider.model_for(job))
-
-
-def _named(outcome: Outcome) -> str:
+def _names(provider: Provider | Failure, job: Job) -> dict[str, str]:
+    """Return the names of the provider and of the model to ask, where there are any."""
     return (
-        f"{type(outcome).__name__}({outcome.code})"
-        if isinstance(outcome, Failure)
-        else type(outcome).__name__
+        {} if isinstance(provider, Failure) else {"provider": provider.name, "model": provider.model_for(job)}
     )
+
+
+def _described(outcome: Outcome) -> str:
+    match outcome:
+        case Failure(code):
+            return f"failed: {code}"
+        case Undecodable(reason):
+            return reason
+    return type(outcome).__name__
 
 
 def _now_ms() -> int:

@@ -93,7 +93,7 @@ def ending_of(outcome: Outcome) -> Ending:
         case NothingToDo():
             return Ending(None, Verb.SETTLE)
         case Undecodable():
-            return Ending(None, Verb.BURY)
+            return Ending("failed", Verb.BURY)
         case Lost():
             return Ending(None, Verb.NOTHING)
 
@@ -105,6 +105,8 @@ def event_of(outcome: Outcome, event_id: str, *, attempts: int, now_ms: int) -> 
             return Done(event_id, finish_reason, chars, usage)
         case Failure(code, message):
             return Failed(event_id, code, message, attempts)
+        case Undecodable(reason):
+            return Failed(event_id, "invalid_job", reason, attempts)
         case CancelAsked(reason):
             return Cancelled(event_id, reason, upstream_closed=True)
         case Released():

@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from producer.wire.events import QUEUED_ID, Queued, encode
-from producer.wire.job import Job
 from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker import scripts
@@ -107,27 +106,20 @@ class Queue:
             for entry_id, fields in entries
         ]
 
-    async def claim(self, entry: Entry, job: Job, provider: str, model: str) -> Claimed | None:
-        """Become the job's owner, about to ask ``provider``.
+    async def claim(
+        self, entry: Entry, job_id: str, *, created_at: int, provider: str = "", model: str = ""
+    ) -> Claimed | None:
+        """Become the job's owner, about to ask ``provider``, if there is one to ask.
 
         None if the job has ended, or if another entry of the same job runs it.
         """
         keys = self._keys
-        names = [keys.log(job.id), keys.record(job.id), keys.cancel(job.id)]
-        queued = encode(Queued(str(QUEUED_ID), job.queue))
-        arguments = (
-            entry.id,
-            self._worker,
-            UNFINISHED_MS,
-            job.queue,
-            queued,
-            job.created_at,
-            provider,
-            model,
-        )
+        names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
+        queued = encode(Queued(str(QUEUED_ID), entry.queue))
+        arguments = (entry.id, self._worker, UNFINISHED_MS, entry.queue, queued, created_at, provider, model)
         match await self._writer.submit(scripts.CLAIM.on(names, *arguments)):
             case [b"claimed", attempt, number, cancel]:
-                return Claimed(Attempt(job.id, int(attempt), int(number)), bool(cancel))
+                return Claimed(Attempt(job_id, int(attempt), int(number)), bool(cancel))
         return None
 
     async def settle(self, entry: Entry) -> None:

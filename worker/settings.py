@@ -20,7 +20,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    redis_url: str
+    redis_url: Annotated[str, Field(repr=False)]  # may hold a password
     prefix: str = "chat"
     queues: Annotated[tuple[str, ...], Field(min_length=1)] = ("default",)
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64

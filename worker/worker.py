@@ -54,7 +54,8 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped."""
         async with self._parts() as parts:
-            await self._wait_for_redis(parts.queue)
+            if not await self._redis_comes(parts.queue):
+                return
             async with self._in_background(parts.writer.run(), parts.cancellations.run()):
                 await self._consume(parts)
                 await self._drain(parts)
@@ -89,7 +90,8 @@ class Worker:
             executor = Executor(queue, log, cancellations, self._registry, http, settings)
             yield _Parts(queue, writer, cancellations, executor)
 
-    async def _wait_for_redis(self, queue: Queue) -> None:
+    async def _redis_comes(self, queue: Queue) -> bool:
+        """Wait for Redis, and make the groups. False: the worker was stopped before it came."""
         url, pause = Url(self._settings.redis_url), _FIRST_PAUSE
         while not self._stopping.is_set():
             try:
@@ -105,7 +107,8 @@ class Worker:
             else:
                 settings = self._settings
                 logger.info("worker ready", name=settings.name, url=str(url), queues=settings.queues)
-                return
+                return True
+        return False
 
     @contextlib.asynccontextmanager
     async def _in_background(self, *duties: Coroutine[Any, Any, None]) -> AsyncIterator[None]:

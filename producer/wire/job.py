@@ -143,6 +143,15 @@ class Job(BaseModel):
         except ValidationError as error:
             raise WireError(explain(error)) from error
 
+    @staticmethod
+    def id_in(data: bytes) -> str | None:
+        """Return the id that ``data`` names even if it is no job otherwise, so that its readers can be told."""
+        try:
+            job_id = unpack_map(data, max_bytes=MAX_JOB_BYTES).get("id")
+        except WireError:
+            return None
+        return job_id if isinstance(job_id, str) and is_name(job_id) else None
+
 
 def explain(error: ValidationError) -> str:
     """Name the first field that is wrong, and say why, in one line: ``messages[3]: role 'x' is unknown …``."""
