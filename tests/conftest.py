@@ -35,6 +35,12 @@ def _available() -> list[str]:
 _STARTERS = {"fakeredis": fakeredis_server, "valkey": valkey_server, "redis": system_redis}
 
 
+on_real_servers = pytest.mark.parametrize(
+    "server", [name for name in _available() if name != "fakeredis"], indirect=True, scope="session"
+)
+"""For what the imitation cannot do, such as CLIENT KILL."""
+
+
 @pytest.fixture(scope="session", params=_available())
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Each server that this machine has; a test that asks for it runs once on every one."""
@@ -60,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("servers")
     for described, tests in _used.items():
         terminalreporter.write_line(f"{described}: {tests} tests")
-    if not any(described.startswith("Redis") for described in _used):
+    if "redis" not in _available():
         terminalreporter.write_line("no system Redis: no redis-server on the PATH, CHAT_TEST_REDIS_URL not set")
 
 
@@ -97,7 +103,7 @@ async def start_worker(server: Server, prefix: str) -> AsyncIterator[StartWorker
     async with AsyncExitStack() as stack:
 
         async def start(registry: Registry | None = None, **settings: object) -> Worker:
-            values = {"redis_url": server.url, "prefix": prefix, "name": "w1", "grace": 5.0, **settings}
+            values = {"redis_url": server.url, "prefix": prefix, "name": "w1", "grace": 5.0, "poll": 0.02, **settings}
             worker = Worker(Settings(**values), registry or load_registry(None, {}))
             running = asyncio.create_task(worker.run())
 

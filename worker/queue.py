@@ -13,16 +13,13 @@ from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker import scripts
 from worker.event_log import Attempt
+from worker.settings import Settings
 from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.queue")
 
 MAX_DEAD = 10_000
 """About how many buried entries a queue keeps."""
-
-BLOCK_MS = 1000
-"""How long one read waits for an entry. A stopping worker lets the read end by itself: cancelling it could lose
-an entry that Redis has handed over already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +42,18 @@ class Claimed:
 class Queue:
     """The queues that this worker serves.
 
-    ``reader`` is a connection of its own, because a blocking read keeps it busy.
+    ``reader`` is a connection of its own, because a blocking read keeps it busy. A read ends by itself after
+    ``settings.poll``; it is never cancelled, because Redis may have handed an entry over already.
     """
 
-    def __init__(
-        self, reader: Redis, writer: Writer, keys: Keys, queues: Sequence[str], worker: str, consumer: str
-    ):
+    def __init__(self, reader: Redis, writer: Writer, keys: Keys, settings: Settings) -> None:
         self._reader = reader
         self._writer = writer
         self._keys = keys
-        self._streams = {keys.jobs(queue): queue for queue in queues}
-        self._worker = worker
-        self._consumer = consumer
+        self._streams = {keys.jobs(queue): queue for queue in settings.queues}
+        self._worker = settings.name
+        self._consumer = f"{settings.name}:{settings.consumer_suffix}"
+        self._block_ms = max(1, int(settings.poll * 1000))
 
     async def open(self) -> None:
         """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
@@ -83,7 +80,7 @@ class Queue:
 
     async def _take(self, count: int) -> list[Entry]:
         if len(self._streams) == 1:
-            return await self._read(list(self._streams), count, BLOCK_MS)
+            return await self._read(list(self._streams), count, self._block_ms)
         entries: list[Entry] = []
         for stream in self._streams:
             try:
@@ -94,7 +91,7 @@ class Queue:
                 break  # what Redis has handed over already must not be dropped
             if len(entries) >= count:
                 break
-        return entries or await self._read(list(self._streams), 1, BLOCK_MS)
+        return entries or await self._read(list(self._streams), 1, self._block_ms)
 
     async def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
         block = () if block_ms is None else ("BLOCK", block_ms)

@@ -16,7 +16,7 @@ from worker.event_log import EventLog
 from worker.executor import Executor
 from worker.providers.http import open_session
 from worker.providers.registry import Registry
-from worker.queue import BLOCK_MS, Entry, Queue
+from worker.queue import Entry, Queue
 from worker.settings import Settings
 from worker.writer import Writer
 
@@ -71,6 +71,10 @@ class Worker:
         """The number of jobs that run at this moment."""
         return len(self._jobs)
 
+    async def idle(self) -> None:
+        """Wait until no job runs, and the entries of those that did are settled."""
+        await self._all_ended()
+
     # -- run -----------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -78,13 +82,12 @@ class Worker:
         settings, keys = self._settings, Keys(self._settings.prefix)
         url = Url(settings.redis_url)
         # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub.
-        reader = connect(url, timeout=settings.timeout, connections=1, block=BLOCK_MS / 1000)
+        reader = connect(url, timeout=settings.timeout, connections=1, block=settings.poll)
         commands = connect(url, timeout=settings.timeout, connections=2)
         control = connect(url, timeout=settings.timeout, connections=2)
         async with reader, commands, control, open_session() as http:
             writer = Writer(commands)
-            consumer = f"{settings.name}:{settings.consumer_suffix}"
-            queue = Queue(reader, writer, keys, settings.queues, settings.name, consumer)
+            queue = Queue(reader, writer, keys, settings)
             cancellations = Cancellations(control, keys, settings.queues)
             log = EventLog(writer, keys)
             executor = Executor(queue, log, cancellations, self._registry, http, settings)

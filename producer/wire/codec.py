@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgpack
 
 MAX_DEPTH = 32
-"""Nesting of maps and arrays."""
+"""Levels of nesting; the outermost map is the first, and a value stands one level below what holds it."""
 
 MAX_ITEMS = 20_000
 """Length of one map or array."""
+
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
 class WireError(ValueError):
@@ -42,9 +45,9 @@ def unpack_map(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     Raises:
         WireError: not msgpack, not exactly one map with text keys, over size, too deep.
     """
-    maps = list(unpack_maps(data, max_bytes=max_bytes))
+    maps = list(islice(unpack_maps(data, max_bytes=max_bytes), 2))  # a million empty ones are not read on
     if len(maps) != 1:
-        raise WireError(f"{len(maps)} msgpack maps where one is expected")
+        raise WireError(f"{'several' if maps else 'no'} msgpack maps where one is expected")
     return maps[0]
 
 
@@ -76,20 +79,42 @@ def check_plain(value: Any) -> None:
         level = [inner for item in level for inner in _children(item)]
         if not level:
             return
-    raise WireError(f"nested deeper than {MAX_DEPTH} levels")
+    raise WireError(_TOO_DEEP)
 
 
 def _children(value: Any) -> list[Any]:
+    if isinstance(value, (dict, list, tuple)) and len(value) > MAX_ITEMS:
+        raise WireError(f"a map or array of {len(value):,} items, the limit is {MAX_ITEMS:,}")
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise WireError(f"the key {key!r} is not text")
+                raise WireError(f"the key {repr(key)[:50]} is not text")
         return list(value.values())
     if isinstance(value, (list, tuple)):
         return list(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise WireError(f"{value} is not a finite number")
+    _check_leaf(value)
     return []
+
+
+def _check_leaf(value: Any) -> None:
+    if isinstance(value, str):
+        if not value.isascii():
+            _check_text(value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise WireError(f"{value} is not a finite number")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise WireError(f"a number of {value.bit_length()} bits: 64 are the most")
+    elif value is not None:
+        raise WireError(f"{type(value).__name__} is neither text, number, true, false, null, list nor map")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise WireError("text holds half of a surrogate pair, which is not Unicode text") from error
 
 
 def _unpacker(data: bytes) -> msgpack.Unpacker:
@@ -103,7 +128,7 @@ def _unpacker(data: bytes) -> msgpack.Unpacker:
         max_ext_len=0,
         # msgpack reserves room for what an array's header claims before it reads one item of it,
         # at up to 1,024 levels: this bound is what keeps a lying header from taking the memory.
-        max_array_len=MAX_ITEMS,
+        max_array_len=min(MAX_ITEMS, size),
         max_map_len=MAX_ITEMS,
     )
     unpacker.feed(data)
@@ -117,5 +142,7 @@ def _next_value(unpacker: msgpack.Unpacker) -> Any:
         raise WireError("not whole: the bytes end in the middle of a value") from None
     except UnicodeDecodeError as error:
         raise WireError(f"text is not UTF-8: {error.reason}") from error
+    except msgpack.StackError as error:
+        raise WireError(_TOO_DEEP) from error
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise WireError(f"not msgpack within the limits: {error or type(error).__name__}") from error
+        raise WireError(f"not msgpack within the limits: {str(error) or type(error).__name__}") from error

@@ -190,8 +190,16 @@ class Frame:
 
 
 def encode(event: Event) -> bytes:
-    """Return a frame of this one event. Frames of one attempt can be joined by joining their bytes."""
-    return pack(event.body())
+    """Return a frame of this one event. Frames of one attempt can be joined by joining their bytes.
+
+    Raises:
+        WireError: the event breaks the contract, so that no reader would accept it.
+    """
+    data = pack(event.body())
+    if len(data) > MAX_FRAME_BYTES or not isinstance(event, (Chunk, Reasoning)):
+        # A log that cannot be read is worse than an error here; bare text, which is most, always can.
+        decode_frame(data)
+    return data
 
 
 def decode_frame(data: bytes) -> Frame:
@@ -205,13 +213,15 @@ def decode_frame(data: bytes) -> Frame:
         raise WireError("a frame without events")
     first = EventId.parse(events[0].id)
     _check_succession(first, events)
+    if len(events) > 1:
+        EventId.parse(events[-1].id)  # counting on may have made it longer than an id can be
     return Frame(first.attempt, first.seq, events)
 
 
 def _check_succession(first: EventId, events: Iterable[Event]) -> None:
     for seq, event in enumerate(events, first.seq):
         if event.id != f"{first.attempt}-{seq}":
-            raise WireError(f"event {event.id} stands where {first.attempt}-{seq} is due")
+            raise WireError(f"event {event.id[:50]!r} stands where {first.attempt}-{seq} is due")
 
 
 def _event(body: dict[str, Any]) -> Event:

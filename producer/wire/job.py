@@ -111,9 +111,11 @@ class Job(BaseModel):
         """Return the job's bytes; unset fields are left out.
 
         Raises:
-            WireError: over `MAX_JOB_BYTES`, or holding what msgpack has no form for.
+            WireError: over a limit, or holding what msgpack has no form for. What passes here, `decode` reads.
         """
-        data = pack({"v": self.v} | self.model_dump(exclude_none=True, exclude_defaults=True))
+        body = {"v": self.v} | self.model_dump(exclude_none=True, exclude_defaults=True)
+        check_plain(body)  # each field was checked alone; inside the job it stands a level or two deeper
+        data = pack(body)
         if len(data) > MAX_JOB_BYTES:
             raise WireError(f"the job has {len(data):,} bytes, the limit is {MAX_JOB_BYTES:,}")
         return data
@@ -130,7 +132,7 @@ class Job(BaseModel):
         version = body.get("v")
         if version is None:
             raise WireError("v: the format version is missing")
-        if version != VERSION or isinstance(version, bool):
+        if type(version) is not int or version != VERSION:
             raise UnknownVersion(
                 f"v: format version {str(version)[:50]} is unknown, this release reads {VERSION}"
             )
@@ -156,7 +158,7 @@ class Job(BaseModel):
 def explain(error: ValidationError) -> str:
     """Name the first field that is wrong, and say why, in one line: ``messages[3]: role 'x' is unknown …``."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:50]}" for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{place.lstrip('.')}: no such field"
     message = first["msg"].removeprefix("Value error, ")

@@ -1,5 +1,6 @@
 """What differs between the providers, so that one suite can hold them all to the same promises."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from worker.providers.base import AsyncGeneratorProvider, Messages, Part
 from worker.providers.chatanywhere import ChatAnywhere
 from worker.providers.openai_compatible import OpenAICompatible
 
-from .upstream import LAST_CHUNK, chunk, head
+from .upstream import LAST_CHUNK, PATIENCE, chunk, head
 
 QUESTION: Messages = [{"role": "user", "content": "Say something."}]
 
@@ -33,8 +34,8 @@ class Protocol:
         return [self.head(transfer_encoding="chunked"), *map(chunk, pieces), LAST_CHUNK]
 
     def ask(self, base_url: str, **more: Any) -> AsyncGenerator[Part]:
-        # The base class promises an iterator; these providers are generators, which the suite closes.
-        answer: Any = self.provider.create_async_generator("any-model", QUESTION, base_url=base_url, **more)
+        answer = self.provider.create_async_generator("any-model", QUESTION, base_url=base_url, **more)
+        assert isinstance(answer, AsyncGenerator)
         return answer
 
 
@@ -66,7 +67,8 @@ OVER_HTTP = (OPENAI, ACYTOO, CHATANYWHERE)
 
 
 async def collect(answer: AsyncGenerator[Part]) -> list[Part]:
-    return [part async for part in answer]
+    async with asyncio.timeout(PATIENCE):
+        return [part async for part in answer]
 
 
 def text_of(parts: Iterable[Part]) -> str:

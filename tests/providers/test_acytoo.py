@@ -1,5 +1,7 @@
 """Acytoo's own facts; what all providers have in common is in test_conformance."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -28,7 +30,7 @@ def test_is_not_working_by_itself() -> None:
     ("given", "sent"), [({}, b"0.5"), ({"temperature": 1}, b"1"), ({"temperature": 0.0}, b"0.0")]
 )
 async def test_the_request_is_this_to_the_byte(
-    given: dict[str, float], sent: bytes, http: aiohttp.ClientSession
+    given: dict[str, Any], sent: bytes, http: aiohttp.ClientSession
 ) -> None:
     body = BODY % sent
     async with Upstream(answering(whole(b"Hi"))) as upstream:
@@ -59,7 +61,7 @@ async def test_half_a_character_at_the_end_is_replaced(http: aiohttp.ClientSessi
 
 
 @pytest.mark.parametrize("option", [{"top_p": 1}, {"api_key": "k"}])
-async def test_options_that_the_protocol_does_not_have_are_refused(option: dict[str, object]) -> None:
+async def test_options_that_the_protocol_does_not_have_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match=f"^Acytoo does not understand: {next(iter(option))}$"):
         await anext(Acytoo.create_async_generator("gpt-3.5-turbo", QUESTION, **option))
 

@@ -1,5 +1,7 @@
 """ChatAnywhere's own facts; what all providers have in common is in test_conformance."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 
@@ -60,7 +62,7 @@ async def test_the_request_is_this_to_the_byte(
     messages: Messages,
     in_json: str,
     title: str,
-    given: dict[str, float],
+    given: dict[str, Any],
     sent: str,
     http: aiohttp.ClientSession,
 ) -> None:
@@ -81,7 +83,7 @@ async def test_the_end_of_the_connection_is_the_end_of_the_answer(http: aiohttp.
 
 
 @pytest.mark.parametrize("option", [{"top_p": 1}, {"api_key": "k"}])
-async def test_options_that_the_protocol_does_not_have_are_refused(option: dict[str, object]) -> None:
+async def test_options_that_the_protocol_does_not_have_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match=f"^ChatAnywhere does not understand: {next(iter(option))}$"):
         await anext(ChatAnywhere.create_async_generator("gpt-3.5-turbo", QUESTION, **option))
 

@@ -5,6 +5,7 @@ about HTTP (``EVERY``) and in no other.
 """
 
 import asyncio
+import gc
 import gzip
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -57,6 +58,7 @@ async def failure(answer: AsyncGenerator[Part]) -> ProviderError:
     """The error that an answer ends with: exactly a ProviderError, chained to whatever caused it."""
     with pytest.raises(ProviderError) as caught:
         await collect(answer)
+    assert type(caught.value) is not ProviderError
     assert caught.value.message
     return caught.value
 
@@ -389,6 +391,36 @@ async def test_what_is_not_http_becomes_one_of_our_errors(
         error = await failure(protocol.ask(upstream.url, http=http))
     assert isinstance(error, kind)
     assert error.__cause__ is not None
+
+
+@over_http
+@pytest.mark.parametrize("later", [b"zz\r\nxx\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n"])
+async def test_a_malformed_chunk_that_comes_later_leaves_nobody_waiting(
+    protocol: Protocol, later: bytes, http: Http
+) -> None:
+    first = protocol.encode(["a"])[:1]
+
+    async def derail(exchange: Exchange) -> None:
+        await exchange.send(protocol.head(transfer_encoding="chunked"), chunk(first), later)
+        await exchange.peer_closed()
+
+    async with Upstream(derail) as upstream:
+        assert isinstance(await failure(protocol.ask(upstream.url, http=http)), Cut | Broken)
+
+
+@over_http
+async def test_a_pooled_connection_that_ends_badly_disturbs_nobody(
+    protocol: Protocol, http: Http, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer_then_reset(exchange: Exchange) -> None:
+        await exchange.send(*protocol.chunked([protocol.encode(TEXTS)]))
+        exchange.reset()
+
+    async with Upstream(answer_then_reset) as upstream:
+        assert text_of(await collect(protocol.ask(upstream.url, http=http))) == TEXT
+    await http.close()
+    gc.collect()
+    assert not caplog.records
 
 
 @over_http

@@ -1,0 +1,232 @@
+"""Every service that speaks OpenAI's chat completions: OpenAI itself, Groq, DeepSeek, vLLM, Ollama …"""
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from worker.providers.base import (
+    AsyncGeneratorProvider,
+    Finish,
+    Messages,
+    Part,
+    Reasoning,
+    ToolCall,
+    Usage,
+    content_text,
+)
+from worker.providers.errors import BadRequest, Broken, Cut, ProviderError
+from worker.providers.http import Request, json_body, not_a_stream, post, read_rest
+from worker.providers.sse import EventStreamParser, ServerSentEvent
+
+END_MARK = "[DONE]"
+MAX_CALLS = 1000  # tool calls in one answer
+MAX_CALLS_SIZE = 4 * 1024 * 1024  # characters in all of them
+
+_OURS = ("messages", "model", "stream")  # fields of the body that no option may set
+
+
+class OpenAICompatible(AsyncGeneratorProvider):
+    """Answers as server-sent events that end with ``[DONE]``; without that mark the answer was cut."""
+
+    url = "https://api.openai.com/v1"
+    working = True
+    supports_message_history = True
+    supports_gpt_35_turbo = True
+    needs_auth = True
+    models = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
+
+    @classmethod
+    async def create_async_generator(
+        cls,
+        model: str,
+        messages: Messages,
+        proxy: str | None = None,
+        timeout: float = 120,
+        temperature: float | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        http: aiohttp.ClientSession | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Part]:
+        """Ask the service; ``options`` become fields of the request's body, with None left out."""
+        request = Request(
+            url=(base_url or cls.url).rstrip("/") + "/chat/completions",
+            headers=_headers(api_key),
+            body=json_body(_payload(model, messages, temperature, options)),
+            proxy=proxy,
+            connect_timeout=timeout,
+            secrets=(api_key,) if api_key else (),
+        )
+        async with post(request, http) as response:
+            if response.content_type != "text/event-stream":
+                raise await not_a_stream(response, request)
+            answer = _Answer(request)
+            async for data in response.content.iter_any():
+                for part in answer.feed(data):
+                    yield part
+                if answer.is_complete:
+                    break
+            for part in answer.end():
+                yield part
+            await read_rest(response)
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "chatrelay"}
+    return {"Authorization": f"Bearer {api_key}", **headers} if api_key else headers
+
+
+def _payload(
+    model: str, messages: Messages, temperature: float | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    if taken := sorted(set(options) & set(_OURS)):
+        raise BadRequest(f"an option cannot set {', '.join(taken)}")
+    fields = {"stream_options": {"include_usage": True}, "temperature": temperature, **options}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"model": model, "messages": messages, "stream": True, **given}
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call whose pieces are still coming."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def add(self, delta: Mapping[str, Any]) -> int:
+        """Take one piece and return its size."""
+        function = _mapping(delta.get("function"))
+        # Some services repeat id and name in every piece; only the arguments are cut up.
+        self.id = self.id or _string(delta.get("id"))
+        self.name = self.name or _string(function.get("name"))
+        self.arguments.append(_string(function.get("arguments")))
+        return len(self.arguments[-1])
+
+    def complete(self) -> ToolCall:
+        return ToolCall(_whole(self.id), _whole(self.name), _whole("".join(self.arguments)))
+
+
+class _Answer:
+    """What has come of one answer: bytes in, parts out."""
+
+    def __init__(self, request: Request) -> None:
+        self.is_complete = False
+        self._request = request
+        self._parser = EventStreamParser()
+        self._calls: dict[int, _Call] = {}
+        self._held = 0  # characters in tool calls
+        self._usage: Usage | None = None
+        self._is_finished = False
+
+    def feed(self, data: bytes) -> Iterator[Part]:
+        """Yield the parts that ``data`` completes, up to the end mark."""
+        for event in self._parser.feed(data):
+            yield from self._read(event)
+            if self.is_complete:
+                return
+
+    def end(self) -> Iterator[Part]:
+        """Yield what only the end makes complete; raise Cut when the end mark has not come."""
+        if not self.is_complete and self._parser.unfinished().strip() != END_MARK:
+            raise self._request.error(Cut, f"{self._request.host} ended its answer without {END_MARK}")
+        yield from self._take_calls()
+        if self._usage is not None:
+            yield self._usage
+
+    def _read(self, event: ServerSentEvent) -> Iterator[Part]:
+        data = event.data.strip()
+        if event.event == "error":
+            raise self._broken("reported an error inside its answer", data)
+        if data == END_MARK:
+            self.is_complete = True
+        elif data:  # an empty event only keeps the connection alive
+            yield from self._read_chunk(self._decode(data))
+
+    def _decode(self, data: str) -> Mapping[str, Any]:
+        try:
+            chunk = json.loads(data, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
+            raise self._broken("sent an event that is not JSON", data) from error
+        if not isinstance(chunk, dict):
+            raise self._broken("sent an event that is not a JSON object", data)
+        if chunk.get("error"):
+            raise self._broken("reported an error inside its answer", data)
+        return chunk
+
+    def _broken(self, what: str, data: str) -> ProviderError:
+        return self._request.error(Broken, f"{self._request.host} {what}: {self._request.summary(data)}")
+
+    def _read_chunk(self, chunk: Mapping[str, Any]) -> Iterator[Part]:
+        if usage := _usage(chunk.get("usage")):
+            self._usage = usage  # some services send a running count: the last one stands
+        for choice in _items(chunk.get("choices")):
+            if choice.get("index") in (0, None):
+                yield from self._read_choice(choice)
+
+    def _read_choice(self, choice: Mapping[str, Any]) -> Iterator[Part]:
+        delta = _mapping(choice.get("delta"))
+        # A surrogate pair that the service split between two deltas comes out as two lone halves;
+        # whoever joins chunks joins them, a provider does not hold text back.
+        if reasoning := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning")):
+            yield Reasoning(reasoning)
+        if text := content_text(delta.get("content")):
+            yield text
+        self._hold_calls(_items(delta.get("tool_calls")))
+        if (reason := _string(choice.get("finish_reason"))) and not self._is_finished:
+            self._is_finished = True
+            yield from self._take_calls()
+            yield Finish(_whole(reason))
+
+    def _hold_calls(self, pieces: Iterator[Mapping[str, Any]]) -> None:
+        for position, piece in enumerate(pieces):
+            index = piece.get("index")
+            call = self._calls.setdefault(index if isinstance(index, int) else position, _Call())
+            self._held += call.add(piece)
+        if self._held > MAX_CALLS_SIZE or len(self._calls) > MAX_CALLS:
+            raise self._request.error(Broken, f"{self._request.host} sent tool calls without end")
+
+    def _take_calls(self) -> Iterator[ToolCall]:
+        calls, self._calls = self._calls, {}
+        for _, call in sorted(calls.items()):
+            yield call.complete()
+
+
+def _usage(value: object) -> Usage | None:
+    counts = dict(_mapping(value))
+    given, made = counts.pop("prompt_tokens", None), counts.pop("completion_tokens", None)
+    if not isinstance(given, int) and not isinstance(made, int):
+        return None
+    # Through JSON once more, so that no lone surrogate hides in what nobody looks into.
+    other = json.loads(_whole(json.dumps(counts, ensure_ascii=False)))
+    return Usage(_count(given), _count(made), other)
+
+
+def _count(value: object) -> int:
+    return max(value, 0) if isinstance(value, int) else 0
+
+
+def _integer(digits: str) -> int | float:
+    # A number that no counter reaches would not fit into an event.
+    return int(digits) if len(digits) <= 18 else float(digits)
+
+
+def _whole(text: str) -> str:
+    """Join split surrogate pairs; a half without its other half becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: object) -> Iterator[Mapping[str, Any]]:
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
