@@ -21,8 +21,6 @@ from redis.exceptions import (
     RedisError,
     TryAgainError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Call, ScriptRunner
 
@@ -81,8 +79,8 @@ class Writer:
         while True:
             try:
                 results = await self._scripts.run([call for call, _ in batch])
-            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                logger.warning("redis unreachable, writing again", error=str(error), calls=len(batch))
+            except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
+                logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
                 await self._rest()
                 continue
             return self._answer(batch, results)

@@ -18,11 +18,11 @@ local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[1] .. '-0', 'f', A
 if added == false then
   return 'unknown'
 end
-if type(added) == 'table' and added['err'] then
-  if string.find(added['err'], 'equal or smaller', 1, true) then
+if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands over an object
+  if string.find(tostring(added['err']), 'equal or smaller', 1, true) then
     return 'again'
   end
-  return redis.error_reply(added['err'])
+  return redis.error_reply(tostring(added['err']))
 end
 redis.call('HSET', KEYS[2], 'status', 'cancelled', 'attempt', ARGV[1], 'finished_at', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])

@@ -7,7 +7,7 @@ from typing import Any
 from worker.providers.base import AsyncGeneratorProvider, Finish, Messages, Part, content_text, refuse_options
 from worker.providers.errors import BadRequest
 
-MAX_CHUNK_SIZE = 1_000_000  # characters
+MAX_CHUNK_SIZE = 1_048_576  # characters
 MAX_DELAY = 60.0  # seconds
 
 

@@ -7,9 +7,9 @@ local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[1], 'f', ARGV[2])
 if added == false then
   return 'gone'
 end
-if type(added) == 'table' and added['err'] then
-  if not string.find(added['err'], 'equal or smaller', 1, true) then
-    return redis.error_reply(added['err'])
+if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands over an object
+  if not string.find(tostring(added['err']), 'equal or smaller', 1, true) then
+    return redis.error_reply(tostring(added['err']))
   end
   if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 1 then
     return 'repeated'

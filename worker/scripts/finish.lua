@@ -14,11 +14,11 @@ local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[2], 'f', ARGV[3])
 if added == false then
   return 'gone'
 end
-if type(added) == 'table' and added['err'] then
-  if string.find(added['err'], 'equal or smaller', 1, true) then
+if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands over an object
+  if string.find(tostring(added['err']), 'equal or smaller', 1, true) then
     return 'lost'
   end
-  return redis.error_reply(added['err'])
+  return redis.error_reply(tostring(added['err']))
 end
 redis.call('HSET', KEYS[2], 'status', ARGV[4], 'entry', '')
 if ARGV[6] == '1' then

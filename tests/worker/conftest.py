@@ -1,0 +1,39 @@
+"""The worker's parts, one by one, over a real client."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from producer.wire.keys import Keys
+from tests.support.servers import Server
+from worker.event_log import EventLog
+from worker.queue import Queue
+from worker.settings import Settings
+from worker.writer import Writer
+
+
+@pytest.fixture
+async def writer(redis: Redis) -> AsyncIterator[Writer]:
+    """A running writer."""
+    writer = Writer(redis)
+    running = asyncio.create_task(writer.run())
+    yield writer
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture
+def log(writer: Writer, keys: Keys) -> EventLog:
+    return EventLog(writer, keys)
+
+
+@pytest.fixture
+async def queue(redis: Redis, writer: Writer, keys: Keys, server: Server) -> Queue:
+    settings = Settings(redis_url=server.url, name="w1", consumer_suffix="x", poll=0.02)
+    queue = Queue(redis, writer, keys, settings)
+    await queue.open()
+    return queue

@@ -1,0 +1,229 @@
+"""G3: a worker that lost its job can neither log, publish nor finish. And a repeated write is recognised."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
+from producer.wire.events import encode
+from producer.wire.keys import Keys
+from tests.support.scribe import Scribe
+from worker import scripts
+from worker.event_log import Attempt, EventLog, LeaseLost
+from worker.queue import Entry, Queue
+from worker.writer import Writer
+
+TTL_MS = 60_000
+
+
+async def claimed(queue: Queue, producer: Producer, job_id: str = "j") -> tuple[Entry, Attempt]:
+    await producer.enqueue("x", provider="echo", id=job_id)
+    (entry,) = await queue.take(1)
+    claim = await queue.claim(entry, job_id, created_at=0, provider="echo", model="m")
+    assert claim is not None
+    return entry, claim.attempt
+
+
+async def claimed_again(queue: Queue, entry: Entry, job_id: str = "j") -> Attempt:
+    claim = await queue.claim(entry, job_id, created_at=0)
+    assert claim is not None
+    return claim.attempt
+
+
+async def logged(producer: Producer, count: int, job_id: str = "j") -> list[Event]:
+    subscription = producer.subscribe(job_id)
+    return [await anext(subscription) for _ in range(count)]
+
+
+def started(attempt: Attempt) -> Started:
+    return Started(attempt.next_id(), attempt.number, "echo", "w1")
+
+
+async def test_a_claim_raises_the_fence_before_anything_is_written(
+    queue: Queue, log: EventLog, producer: Producer
+) -> None:
+    entry, old = await claimed(queue, producer)
+    log.append(old, started(old))
+    await log.flush(old)
+    new = await claimed_again(queue, entry)
+    log.append(old, Chunk(old.next_id(), "too late"))
+    with pytest.raises(LeaseLost):
+        await log.flush(old)
+    log.append(new, started(new))
+    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    events = [event async for event in producer.subscribe("j")]
+    assert [event.id for event in events] == ["0-1", f"{old.id}-0", f"{new.id}-0", f"{new.id}-1"]
+
+
+async def test_who_lost_the_job_cannot_publish_either(
+    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    entry, old = await claimed(queue, producer)
+    await claimed_again(queue, entry)
+    async with redis.pubsub() as channel:
+        await channel.subscribe(keys.events("j"))
+        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+        log.append(old, started(old))
+        with pytest.raises(LeaseLost):
+            await log.flush(old)
+        await Scribe(redis, keys, "j").say(b"the next message")
+        assert (await channel.get_message(timeout=5))["data"] == b"the next message"
+
+
+async def test_who_lost_the_job_cannot_finish_it(
+    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    entry, old = await claimed(queue, producer)
+    new = await claimed_again(queue, entry)
+    with pytest.raises(LeaseLost):
+        await log.finish(old, Failed(old.next_id(), "x", "x", 1), "failed", TTL_MS)
+    assert await redis.hget(keys.record("j"), "status") == b"running"
+    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    assert (await producer.result("j")).finish_reason == "stop"
+
+
+async def test_who_lost_the_job_knows_it_at_the_next_append(queue: Queue, log: EventLog, producer: Producer) -> None:
+    entry, old = await claimed(queue, producer)
+    await claimed_again(queue, entry)
+    log.append(old, started(old))
+    with pytest.raises(LeaseLost):
+        await log.flush(old)
+    with pytest.raises(LeaseLost):
+        log.append(old, Chunk(old.next_id(), "x"))
+
+
+async def test_attempts_rise_even_within_a_millisecond(queue: Queue, producer: Producer) -> None:
+    entry, attempt = await claimed(queue, producer)
+    ids = [attempt.id] + [(await claimed_again(queue, entry)).id for _ in range(50)]
+    assert ids == sorted(set(ids))
+
+
+async def test_attempts_rise_above_what_stands_in_the_log(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    entry, _ = await claimed(queue, producer)
+    far = 9_000_000_000_000  # a server whose clock was set back
+    await Scribe(redis, keys, "j").log(Started(f"{far}-0", 1, "echo", "w"))
+    assert (await claimed_again(queue, entry)).id == far + 1
+
+
+async def test_claims_are_counted(queue: Queue, producer: Producer) -> None:
+    entry, attempt = await claimed(queue, producer)
+    assert attempt.number == 1
+    assert (await claimed_again(queue, entry)).number == 2
+
+
+async def test_an_ended_job_is_not_claimed(queue: Queue, log: EventLog, producer: Producer) -> None:
+    entry, attempt = await claimed(queue, producer)
+    await log.finish(attempt, Done(attempt.next_id(), "stop", 0), "done", TTL_MS)
+    assert await queue.claim(entry, "j", created_at=0) is None
+
+
+async def test_another_entry_of_a_running_job_is_not_claimed(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    entry, _ = await claimed(queue, producer)
+    await redis.xadd(keys.jobs("default"), {"job": entry.body})
+    (second,) = await queue.take(1)
+    assert await queue.claim(second, "j", created_at=0) is None
+
+
+async def test_a_job_whose_keys_expired_while_it_waited_begins_anew(
+    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    await producer.enqueue("x", provider="echo", id="j")
+    await redis.delete(keys.log("j"), keys.record("j"))
+    (entry,) = await queue.take(1)
+    claim = await queue.claim(entry, "j", created_at=7)
+    assert claim is not None
+    log.append(claim.attempt, started(claim.attempt))
+    assert [type(event) for event in await logged(producer, 2)] == [Queued, Started]
+    assert await redis.pttl(keys.log("j")) > 0
+    assert await redis.pttl(keys.record("j")) > 0
+
+
+async def test_a_released_job_is_claimed_anew_and_not_counted(
+    queue: Queue, log: EventLog, producer: Producer
+) -> None:
+    entry, attempt = await claimed(queue, producer)
+    log.append(attempt, started(attempt))
+    await log.finish(attempt, Waiting(attempt.next_id(), 0, "released"), "waiting", TTL_MS, counts=False)
+    await queue.release(entry)
+    (again,) = await queue.take(1)
+    assert (again.body, again.id != entry.id) == (entry.body, True)
+    assert (await claimed_again(queue, again)).number == 1
+
+
+async def test_an_append_that_is_repeated_is_written_and_published_once(
+    queue: Queue, writer: Writer, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    _, attempt = await claimed(queue, producer)
+    event = started(attempt)
+    call = scripts.APPEND.on([keys.log("j"), keys.events("j")], event.id, encode(event))
+    async with redis.pubsub() as channel:
+        await channel.subscribe(keys.events("j"))
+        results = [await writer.submit(call) for _ in range(3)]
+        await Scribe(redis, keys, "j").say(b"the next message")
+        heard = [(await channel.get_message(timeout=5))["data"] for _ in range(3)]
+    assert results == [b"written", b"repeated", b"repeated"]
+    assert heard[1:] == [encode(event), b"the next message"]
+
+
+async def test_a_finish_that_is_repeated_is_recognised(
+    queue: Queue, writer: Writer, producer: Producer, keys: Keys
+) -> None:
+    _, attempt = await claimed(queue, producer)
+    done = Done(attempt.next_id(), "stop", 0)
+    names = [keys.log("j"), keys.record("j"), keys.cancel("j"), keys.events("j")]
+    call = scripts.FINISH.on(names, attempt.id, done.id, encode(done), "done", TTL_MS, 0)
+    assert [await writer.submit(call) for _ in range(2)] == [b"written", b"repeated"]
+
+
+async def test_settling_and_releasing_twice_changes_nothing(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    entry, _ = await claimed(queue, producer)
+    await queue.release(entry)
+    await queue.release(entry)
+    assert await redis.xlen(keys.jobs("default")) == 1
+    (again,) = await queue.take(1)
+    await queue.settle(again)
+    await queue.settle(again)
+    await queue.release(again)
+    assert await redis.xlen(keys.jobs("default")) == 0
+
+
+async def test_nothing_is_written_to_a_log_that_is_gone(
+    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    _, attempt = await claimed(queue, producer)
+    await redis.delete(keys.log("j"))
+    log.append(attempt, started(attempt))
+    with pytest.raises(LeaseLost):
+        await log.flush(attempt)
+    assert await redis.exists(keys.log("j")) == 0
+
+
+async def test_two_owners_who_write_at_once_never_mix(queue: Queue, log: EventLog, producer: Producer) -> None:
+    """Whatever the interleaving, the log holds a prefix of the first attempt and then only the second."""
+    entry, old = await claimed(queue, producer)
+    log.append(old, started(old))
+    takeover = asyncio.create_task(claimed_again(queue, entry))
+    written = 0
+    try:
+        while True:
+            log.append(old, Chunk(old.next_id(), "old"))
+            written += 1
+            await asyncio.sleep(0)
+            if takeover.done():
+                await log.flush(old)
+    except LeaseLost:
+        pass
+    new = await takeover
+    log.append(new, started(new))
+    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    attempts = [int(event.id.partition("-")[0]) for event in [e async for e in producer.subscribe("j")]]
+    assert attempts == sorted(attempts)
+    assert attempts[-2:] == [new.id, new.id]
+    assert written > 0
