@@ -20,7 +20,7 @@ def call(name: str) -> Call:
     return SCRIPT.on([name])
 
 
-class Server:
+class Peer:
     """Takes pipelines; each is answered when the test says so, with what the test says."""
 
     def __init__(self) -> None:
@@ -37,16 +37,16 @@ class Server:
 
 
 @pytest.fixture
-async def server() -> Server:
-    return Server()
+async def peer() -> Peer:
+    return Peer()
 
 
 @pytest.fixture
-async def writer(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
+async def writer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
     writer = Writer(None)  # type: ignore[arg-type]
-    writer._scripts = server  # type: ignore[assignment]
+    writer._scripts = peer  # type: ignore[assignment]
     running = asyncio.create_task(writer.run())
     yield writer
     running.cancel()
@@ -54,32 +54,32 @@ async def writer(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         await running
 
 
-async def test_the_first_call_goes_at_once_and_the_rest_together(writer: Writer, server: Server) -> None:
+async def test_the_first_call_goes_at_once_and_the_rest_together(writer: Writer, peer: Peer) -> None:
     first = writer.submit(call("a"))
-    assert await server.pipelines.get() == ["a"]
+    assert await peer.pipelines.get() == ["a"]
     others = [writer.submit(call(name)) for name in "bcd"]
-    server.replies.put_nowait({})
-    assert await server.pipelines.get() == ["b", "c", "d"]
-    server.replies.put_nowait({})
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["b", "c", "d"]
+    peer.replies.put_nowait({})
     assert await asyncio.gather(first, *others) == [b"a", b"b", b"c", b"d"]
 
 
-async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(writer: Writer, server: Server) -> None:
+async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(writer: Writer, peer: Peer) -> None:
     first = [writer.submit(call(name)) for name in "ab"]
-    assert await server.pipelines.get() == ["a", "b"]
+    assert await peer.pipelines.get() == ["a", "b"]
     later = writer.submit(call("c"))
     for error in (RedisConnectionError("gone"), TimeoutError(), OSError("reset")):
-        server.replies.put_nowait(error)
-        assert await server.pipelines.get() == ["a", "b"]
-    server.replies.put_nowait({})
-    assert await server.pipelines.get() == ["c"]
-    server.replies.put_nowait({})
+        peer.replies.put_nowait(error)
+        assert await peer.pipelines.get() == ["a", "b"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait({})
     assert await asyncio.gather(*first, later) == [b"a", b"b", b"c"]
 
 
-async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer, server: Server) -> None:
+async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer, peer: Peer) -> None:
     good, bad = writer.submit(call("a")), writer.submit(call("b"))
-    server.replies.put_nowait({"b": ResponseError("WRONGTYPE")})
+    peer.replies.put_nowait({"b": ResponseError("WRONGTYPE")})
     assert await good == b"a"
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await bad
@@ -87,28 +87,28 @@ async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("OOM"), BusyLoadingError("LOADING")])
 async def test_what_the_server_cannot_take_now_is_sent_again(
-    writer: Writer, server: Server, error: Exception
+    writer: Writer, peer: Peer, error: Exception
 ) -> None:
     good, later = writer.submit(call("a")), writer.submit(call("b"))
-    assert await server.pipelines.get() == ["a", "b"]
-    server.replies.put_nowait({"b": error})
+    assert await peer.pipelines.get() == ["a", "b"]
+    peer.replies.put_nowait({"b": error})
     assert await good == b"a"
-    assert await server.pipelines.get() == ["b"]
-    server.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
     assert await later == b"b"
 
 
-async def test_a_caller_who_has_gone_disturbs_nobody(writer: Writer, server: Server) -> None:
+async def test_a_caller_who_has_gone_disturbs_nobody(writer: Writer, peer: Peer) -> None:
     gone, stays = writer.submit(call("a")), writer.submit(call("b"))
-    assert await server.pipelines.get() == ["a", "b"]
+    assert await peer.pipelines.get() == ["a", "b"]
     gone.cancel()
-    server.replies.put_nowait({})
+    peer.replies.put_nowait({})
     assert await stays == b"b"
 
 
-async def test_a_pipeline_has_a_bound(writer: Writer, server: Server) -> None:
+async def test_a_pipeline_has_a_bound(writer: Writer, peer: Peer) -> None:
     futures = [writer.submit(call(str(i))) for i in range(MAX_CALLS + 1)]
     for _ in range(2):
-        server.replies.put_nowait({})
-    assert [len(await server.pipelines.get()) for _ in range(2)] == [MAX_CALLS, 1]
+        peer.replies.put_nowait({})
+    assert [len(await peer.pipelines.get()) for _ in range(2)] == [MAX_CALLS, 1]
     assert await futures[-1] == str(MAX_CALLS).encode()

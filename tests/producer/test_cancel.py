@@ -1,0 +1,162 @@
+"""G5: a reader that leaves does not stop the job; a cancel does, from any process."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import Cancellation, Cancelled, Done, JobCancelled, JobNotFound, Producer
+from producer.wire.keys import GROUP, Keys
+from tests.conftest import StartWorker, on_real_servers
+from tests.support.gated import Gate, gated_registry
+
+
+async def events_of(producer: Producer, job_id: str) -> list[object]:
+    return [event async for event in producer.subscribe(job_id)]
+
+
+async def test_a_waiting_job_ends_at_once_without_any_worker(producer: Producer) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    assert await producer.cancel(job.id, reason="changed my mind") is Cancellation.CANCELLED
+    last = (await events_of(producer, job.id))[-1]
+    assert isinstance(last, Cancelled)
+    assert (last.reason, last.upstream_closed) == ("changed my mind", True)
+    assert (await producer.status(job.id)).status == "cancelled"
+
+
+async def test_a_cancelled_waiting_job_never_starts(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    await producer.cancel(job.id)
+    await start_worker()
+    marker = await producer.enqueue("after", provider="echo")
+    await producer.result(marker.id)
+    assert [type(event).__name__ for event in await events_of(producer, job.id)] == ["Queued", "Cancelled"]
+    assert await redis.xlen(keys.jobs("default")) == 0
+
+
+async def test_a_running_job_closes_its_upstream_and_ends(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    assert await producer.cancel(job.id, reason="enough") is Cancellation.REQUESTED
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "enough", upstream_closed=True)
+    assert (gate.calls, gate.closed, gate.open_calls) == (1, 1, 0)
+
+
+async def test_a_cancel_reaches_whoever_waits_for_the_result(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    waiting = asyncio.create_task(producer.result(job.id))
+    await gate.first_chunk_out.wait()
+    await producer.cancel(job.id)
+    with pytest.raises(JobCancelled) as caught:
+        await waiting
+    assert caught.value.text == "one "
+
+
+async def test_too_late_is_said(producer: Producer, start_worker: StartWorker) -> None:
+    await start_worker()
+    job = await producer.enqueue("x", provider="echo")
+    await producer.result(job.id)
+    assert await producer.cancel(job.id) is Cancellation.FINISHED
+    assert isinstance((await events_of(producer, job.id))[-1], Done)
+
+
+async def test_unknown_is_said(producer: Producer) -> None:
+    with pytest.raises(JobNotFound):
+        await producer.cancel("nobody")
+
+
+async def test_cancelling_twice_is_too_late_the_second_time(producer: Producer) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    assert await producer.cancel(job.id) is Cancellation.CANCELLED
+    assert await producer.cancel(job.id) is Cancellation.FINISHED
+
+
+async def test_a_reader_that_leaves_does_not_stop_the_job(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    async for event in producer.subscribe(job.id):
+        if event.type == "chunk":
+            break
+    gate.open.set()
+    assert (await producer.result(job.id)).text == "one two"
+
+
+async def test_many_running_jobs_are_all_cancelled(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    jobs = [await producer.enqueue("x", provider="gated") for _ in range(20)]
+    for job in jobs:
+        async for event in producer.subscribe(job.id):
+            if event.type == "chunk":
+                break
+    await asyncio.gather(*(producer.cancel(job.id) for job in jobs))
+    ends = [(await events_of(producer, job.id))[-1] for job in jobs]
+    assert all(isinstance(end, Cancelled) for end in ends)
+    assert (gate.calls, gate.closed) == (20, 20)
+
+
+async def test_a_cancel_at_any_moment_of_the_start_is_not_lost(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    """Whether it comes before the claim, right after it, or to a running call: the job ends as cancelled."""
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    jobs = [await producer.enqueue("x", provider="gated") for _ in range(20)]
+    outcomes = await asyncio.gather(*(producer.cancel(job.id) for job in jobs))
+    assert set(outcomes) <= {Cancellation.CANCELLED, Cancellation.REQUESTED}
+    for job in jobs:
+        assert isinstance((await events_of(producer, job.id))[-1], Cancelled)
+    assert gate.open_calls == 0
+
+
+@on_real_servers
+async def test_a_lost_hint_is_made_up_for_when_the_channel_comes_back(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await redis.set(keys.cancel(job.id), "1", px=60_000)  # the mark stands, nobody was told
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    assert isinstance((await events_of(producer, job.id))[-1], Cancelled)
+
+
+async def test_a_hint_for_an_earlier_life_does_not_stop_a_later_one(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    stale = b"\x84\xa4type\xa6cancel\xa2id\xd9\x20" + job.id.encode() + b"\xa7attempt\x01\xa6reason\xa1x"
+    assert await redis.publish(keys.control("default"), stale) == 1
+    for garbage in (b"", b"\xc1", b"\x81\xa4type\x01", b"\x90"):
+        await redis.publish(keys.control("default"), garbage)
+    gate.open.set()
+    assert (await producer.result(job.id)).text == "one two"
+
+
+async def test_after_a_cancel_nothing_is_left_in_the_queue(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    worker = await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await producer.cancel(job.id)
+    await events_of(producer, job.id)
+    await worker.idle()
+    assert await redis.xlen(keys.jobs("default")) == 0
+    assert (await redis.xpending(keys.jobs("default"), GROUP))["pending"] == 0
+    assert await redis.exists(keys.cancel(job.id)) == 0
+    for key in (keys.log(job.id), keys.record(job.id)):
+        assert await redis.pttl(key) > 0

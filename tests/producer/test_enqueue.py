@@ -1,0 +1,234 @@
+"""What `enqueue` writes, what it refuses, and what it does when it is cut off in the middle."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import InvalidJob, InvalidSetting, JobNotFound, Producer, QueueFull, Unavailable, scripts
+from producer.intake import new_job
+from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
+from producer.wire.keys import Keys
+from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
+from tests.conftest import StartWorker
+from tests.support.servers import Server
+
+
+async def stored(redis: Redis, prefix: str) -> set[str]:
+    """The names of all keys under ``prefix``."""
+    return {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*")}
+
+
+async def queued_jobs(redis: Redis, stream: str) -> list[Job]:
+    return [Job.decode(fields[b"job"]) for _, fields in await redis.xrange(stream)]
+
+
+async def test_a_job_is_on_its_stream_as_it_was_returned(producer: Producer, redis: Redis, keys: Keys) -> None:
+    job = await producer.enqueue(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "?"}]}],
+        provider=["a", "b"],
+        model="m",
+        queue="slow",
+        temperature=0.1,
+        options={"top_p": 0.5, "stop": ["x"]},
+        timeouts={"total": 3},
+        max_attempts=5,
+        on_retry="continue",
+        metadata={"user": 7},
+        trace={"traceparent": "00-1-2-01"},
+    )
+    assert await queued_jobs(redis, keys.jobs("slow")) == [job]
+
+
+async def test_plain_text_is_one_user_message(producer: Producer) -> None:
+    job = await producer.enqueue("hello", provider="echo")
+    assert job.messages == [{"role": "user", "content": "hello"}]
+
+
+async def test_every_key_of_a_waiting_job_has_a_lifetime(producer: Producer, redis: Redis, keys: Keys) -> None:
+    job = await producer.enqueue("hello", provider="echo")
+    for key in (keys.log(job.id), keys.record(job.id)):
+        assert UNFINISHED_MS - 60_000 < await redis.pttl(key) <= UNFINISHED_MS
+    assert await stored(redis, keys.prefix) == {keys.log(job.id), keys.record(job.id), keys.jobs("default")}
+
+
+async def test_a_job_with_a_late_deadline_lives_until_then(producer: Producer, redis: Redis, keys: Keys) -> None:
+    job = await producer.enqueue("hello", provider="echo", deadline=timedelta(days=30))
+    assert await redis.pttl(keys.record(job.id)) > 30 * 24 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("deadline", "seconds"),
+    [(90, 90), (0.5, 0.5), (timedelta(minutes=2), 120), (datetime.now(UTC) + timedelta(hours=1), 3600)],
+)
+def test_a_deadline_is_seconds_a_timedelta_or_an_instant(deadline: Any, seconds: float) -> None:
+    job, _ = new_job("x", {"deadline": deadline})
+    assert job.deadline is not None
+    assert abs(job.deadline / 1000 - (time.time() + seconds)) < 60
+
+
+async def test_the_same_id_twice_is_one_job(producer: Producer, redis: Redis, keys: Keys) -> None:
+    for _ in range(3):
+        job = await producer.enqueue("hello", provider="echo", id="mine")
+        assert job.id == "mine"
+    assert await redis.xlen(keys.jobs("default")) == 1
+
+
+async def test_the_same_id_from_many_callers_at_once_is_one_answer(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    await asyncio.gather(*(producer.enqueue("hello", provider="echo", id="mine") for _ in range(20)))
+    await start_worker()
+    events = [event async for event in producer.subscribe("mine")]
+    assert [event.type for event in events] == ["queued", "started", "chunk", "chunk", "done"]
+
+
+async def test_an_ended_job_is_not_run_again_under_its_id(producer: Producer, start_worker: StartWorker) -> None:
+    await start_worker()
+    first = [text async for text in producer.stream("one", provider="echo", id="mine")]
+    again = [text async for text in producer.stream("two", provider="echo", id="mine")]
+    assert "".join(first) == "".join(again) == "one"
+
+
+async def test_what_a_producer_left_half_done_is_completed_by_the_next_caller(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    names = [keys.log("mine"), keys.record("mine"), keys.cancel("mine"), keys.events("mine")]
+    queued = b"\x83\xa2id\xa30-1\xa4type\xa6queued\xa5queue\xa7default"
+    accept = scripts.ACCEPT.on(names, queued, UNCONFIRMED_MS, "default", "echo", "", 0)
+    await producer._link.run(accept)  # … and here it dies
+    assert 0 < await redis.pttl(keys.record("mine")) <= UNCONFIRMED_MS
+    await producer.enqueue("hello", provider="echo", id="mine")
+    assert await redis.pttl(keys.record("mine")) > UNCONFIRMED_MS
+    await start_worker()
+    assert (await producer.result("mine")).text == "hello"
+
+
+async def test_an_entry_that_was_added_twice_is_run_once(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    job = await producer.enqueue("hello", provider="echo")
+    await redis.xadd(keys.jobs("default"), {"job": job.encode()})
+    await start_worker()
+    await producer.result(job.id)
+    marker = await producer.enqueue("after", provider="echo")
+    await producer.result(marker.id)
+    events = [event async for event in producer.subscribe(job.id)]
+    assert [event.type for event in events] == ["queued", "started", "chunk", "chunk", "done"]
+
+
+async def test_a_full_queue_refuses_and_nothing_is_written(server: Server, prefix: str, redis: Redis) -> None:
+    async with Producer(server.url, prefix=prefix, max_queue_length=2) as producer:
+        await producer.enqueue("1", provider="echo")
+        await producer.enqueue("2", provider="echo")
+        before = await stored(redis, prefix)
+        for own_id in (None, "mine"):
+            with pytest.raises(QueueFull) as caught:
+                await producer.enqueue("3", provider="echo", id=own_id)
+            assert (caught.value.queue, caught.value.length) == ("default", 2)
+            assert 0 < caught.value.retry_after <= 30
+        assert await stored(redis, prefix) == before
+        with pytest.raises(JobNotFound):
+            await producer.status("mine")
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "messages": ([], {}),
+    "messages[0]: role": ([{"role": "wizard", "content": "x"}], {}),
+    "messages[1]: role is missing": ([{"role": "user", "content": "x"}, {"content": "x"}], {}),
+    "messages[0]: content": ([{"role": "user", "content": 7}], {}),
+    "messages[0]: a map": (["hello"], {}),
+    "messages: text or a list": (b"hello", {}),
+    "temperature": ("x", {"temperature": 2.1}),
+    "temperature: ": ("x", {"temperature": float("nan")}),
+    "options": ("x", {"options": {"a": object()}}),
+    "options: ": ("x", {"options": {"a": float("inf")}}),
+    "options: the key": ("x", {"options": {"a": {1: 2}}}),
+    "timeouts.total": ("x", {"timeouts": {"total": 0}}),
+    "timeouts.later": ("x", {"timeouts": {"later": 1}}),
+    "max_attempts": ("x", {"max_attempts": 0}),
+    "on_retry": ("x", {"on_retry": "pray"}),
+    "deadline": ("x", {"deadline": datetime(2030, 1, 1)}),  # noqa: DTZ001 - what is refused
+    "deadline: ": ("x", {"deadline": "tomorrow"}),
+    "id": ("x", {"id": "with space"}),
+    "queue": ("x", {"queue": "{braces}"}),
+    "provider": ("x", {"provider": []}),
+    "provider: ": ("x", {"provider": ["a b"]}),
+    "model": ("x", {"model": ""}),
+    "metadata": ("x", {"metadata": [1]}),
+    "colour: no such field": ("x", {"colour": "red"}),
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
+async def test_a_wrong_field_is_named_and_nothing_is_written(
+    producer: Producer, redis: Redis, prefix: str, named: str
+) -> None:
+    messages, fields = REFUSED[named]
+    with pytest.raises(InvalidJob) as caught:
+        await producer.enqueue(messages, **fields)
+    assert str(caught.value).startswith(named)
+    assert "\n" not in str(caught.value)
+    assert await stored(redis, prefix) == set()
+
+
+async def test_half_a_surrogate_pair_is_refused(producer: Producer, redis: Redis, prefix: str) -> None:
+    with pytest.raises(InvalidJob, match="surrogate"):
+        await producer.enqueue("\ud83d", provider="echo")
+    assert await stored(redis, prefix) == set()
+
+
+async def test_too_large_a_job_is_refused_with_the_limit(producer: Producer, redis: Redis, prefix: str) -> None:
+    with pytest.raises(InvalidJob, match=f"{MAX_JOB_BYTES:,}"):
+        await producer.enqueue("x" * MAX_JOB_BYTES, provider="echo")
+    with pytest.raises(InvalidJob, match=str(MAX_MESSAGES)):
+        await producer.enqueue([{"role": "user", "content": "x"}] * (MAX_MESSAGES + 1), provider="echo")
+    assert await stored(redis, prefix) == set()
+
+
+EVERY_PLANE = "".join(chr(plane << 16 | 0x1234) for plane in range(17)) + "שלום مرحبا 👩‍👩‍👧 日本語 \u202eabc\u202c \x00\r\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 1024 * 1024, EVERY_PLANE * 100, "é" * 524_288], ids=["1 MiB", "every plane", "1 MiB of é"]
+)
+async def test_large_and_strange_text_goes_through_unchanged(
+    producer: Producer, start_worker: StartWorker, text: str
+) -> None:
+    await start_worker()
+    job = await producer.enqueue(text, provider="echo", options={"chunk_size": 1024 * 1024})
+    assert (await producer.result(job.id)).text == text
+
+
+async def test_a_thousand_messages_go_through_unchanged(producer: Producer, start_worker: StartWorker) -> None:
+    await start_worker()
+    messages = [{"role": "assistant" if i % 2 else "user", "content": f"message {i}"} for i in range(999)]
+    job = await producer.enqueue(messages, provider="echo")
+    assert (await producer.result(job.id)).text == "message 998"
+    assert job.messages == messages
+
+
+async def test_an_unreachable_redis_is_said_within_the_timeout() -> None:
+    loop = asyncio.get_running_loop()
+    async with Producer("redis://:secret@127.0.0.1:1", timeout=0.3) as producer:
+        for call in (producer.enqueue("x"), producer.status("x"), producer.cancel("x"), anext(producer.subscribe("x"))):
+            began = loop.time()
+            with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1") as caught:
+                await call
+            assert loop.time() - began < 3  # ten times the timeout: a machine may be slow, but not that slow
+            assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://x", "redis://h:port", "localhost:6379", ""])
+def test_a_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_REDIS_URL", url or "nonsense")
+    with pytest.raises(InvalidSetting):
+        Producer(url or None)
+
+
+def test_a_prefix_with_braces_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="prefix"):
+        Producer("redis://localhost", prefix="{x}")

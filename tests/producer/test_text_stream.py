@@ -1,0 +1,157 @@
+"""G4: text is never doubled. A plain reader is told when what it was handed no longer stands."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from producer import (
+    AnswerRestarted,
+    Cancelled,
+    Chunk,
+    Done,
+    Event,
+    Failed,
+    Job,
+    JobCancelled,
+    JobFailed,
+    Queued,
+    Reasoning,
+    Started,
+    TextStream,
+    ToolCall,
+    Waiting,
+)
+from producer.answer import Answer
+
+A_JOB = Job(id="j", queue="q", messages=[{"role": "user", "content": "x"}], created_at=0)
+
+
+class Scripted:
+    """A subscription that hands out given batches; ``behind`` says whether the log is known to hold more."""
+
+    def __init__(self, *batches: tuple[Sequence[Event], bool]) -> None:
+        self._batches = list(batches)
+        self.behind = True
+        self.closed = False
+
+    async def read(self) -> Sequence[Event]:
+        events, self.behind = self._batches.pop(0)
+        return events
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def stream(subscription: Scripted, restarts: list[int] | None = None) -> TextStream:
+    async def begin():  # type: ignore[no-untyped-def]
+        return A_JOB, subscription
+
+    return TextStream(begin, None if restarts is None else restarts.append)
+
+
+def live(*events: Event) -> tuple[Sequence[Event], bool]:
+    return events, False
+
+
+def replayed(*events: Event) -> tuple[Sequence[Event], bool]:
+    return events, True
+
+
+def started(attempt: int, keeps: int = 0) -> Started:
+    return Started(f"{attempt}-0", attempt, "echo", "w", keeps=keeps)
+
+
+def chunk(text: str) -> Chunk:
+    return Chunk("1-1", text)
+
+
+DONE = Done("9-9", "stop", 0)
+
+
+async def test_text_comes_chunk_by_chunk() -> None:
+    source = Scripted(live(Queued("0-1", "q")), live(started(1), chunk("a")), live(chunk("b"), chunk("c")), live(DONE))
+    assert [text async for text in stream(source)] == ["a", "b", "c"]
+
+
+async def test_reasoning_and_calls_are_not_text() -> None:
+    source = Scripted(live(started(1), Reasoning("1-1", "hm"), ToolCall("1-2", {}), chunk("a"), DONE))
+    assert [text async for text in stream(source)] == ["a"]
+
+
+async def test_superseded_text_that_was_not_handed_out_is_skipped() -> None:
+    source = Scripted(replayed(started(1), chunk("old")), replayed(chunk("er")), live(started(2), chunk("new")), live(DONE))
+    assert [text async for text in stream(source)] == ["new"]
+
+
+async def test_a_fresh_start_after_text_was_handed_out_raises() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(Waiting("1-2", 0, "retry"), started(2), chunk("x")))
+    reading = stream(source)
+    assert await anext(reading) == "abc"
+    with pytest.raises(AnswerRestarted) as caught:
+        await anext(reading)
+    assert (caught.value.job_id, caught.value.keeps) == ("j", 0)
+
+
+async def test_on_restart_is_called_before_the_new_text() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(started(2), chunk("x")), live(chunk("y"), DONE))
+    restarts: list[int] = []
+    reading = stream(source, restarts)
+    assert await anext(reading) == "abc"
+    assert await anext(reading) == "x"
+    assert restarts == [0]
+    assert [text async for text in reading] == ["y"]
+
+
+async def test_text_that_stands_goes_on_without_a_word() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(started(2, keeps=3), chunk("de")), live(DONE))
+    assert [text async for text in stream(source)] == ["abc", "de"]
+
+
+async def test_an_attempt_that_keeps_less_than_was_handed_out_is_a_restart() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(started(2, keeps=2), chunk("X")), live(DONE))
+    restarts: list[int] = []
+    assert [text async for text in stream(source, restarts)] == ["abc", "X"]
+    assert restarts == [2]
+
+
+async def test_kept_text_that_was_not_handed_out_yet_is_cut_to_what_stands() -> None:
+    source = Scripted(replayed(started(1), chunk("abc"), chunk("def")), live(started(2, keeps=4), chunk("X"), DONE))
+    assert "".join([text async for text in stream(source)]) == "abcdX"
+
+
+async def test_two_restarts_that_were_missed_are_one() -> None:
+    source = Scripted(
+        live(started(1), chunk("abc")), replayed(started(2), chunk("no")), live(started(3), chunk("yes"), DONE)
+    )
+    restarts: list[int] = []
+    assert [text async for text in stream(source, restarts)] == ["abc", "yes"]
+    assert restarts == [0]
+
+
+async def test_a_failure_is_raised_after_the_text_before_it() -> None:
+    source = Scripted(live(started(1), chunk("abc"), Failed("1-2", "cut", "it was cut", 1)))
+    reading = stream(source)
+    assert await anext(reading) == "abc"
+    with pytest.raises(JobFailed, match="it was cut") as caught:
+        await anext(reading)
+    assert (caught.value.code, caught.value.attempts) == ("cut", 1)
+
+
+async def test_a_cancel_is_raised() -> None:
+    with pytest.raises(JobCancelled, match="enough"):
+        await anext(stream(Scripted(live(Cancelled("1-0", "enough", True)))))
+
+
+async def test_closing_the_stream_leaves_the_subscription() -> None:
+    source = Scripted(live(started(1), chunk("abc")))
+    reading = stream(source)
+    await anext(reading)
+    await reading.aclose()
+    assert source.closed
+
+
+def test_an_answer_holds_what_stands() -> None:
+    answer = Answer()
+    answer.add([started(1), chunk("abc"), Reasoning("1-2", "hm"), ToolCall("1-3", {"name": "f"})])
+    answer.add([started(2, keeps=2), chunk("X"), Reasoning("2-2", "so")])
+    assert (answer.text, answer.reasoning, answer.tool_calls, answer.attempts) == ("abX", ["so"], [], 2)
