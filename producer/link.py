@@ -58,9 +58,10 @@ class Link:
         if self.closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         last: Exception | None = None
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout):
-                pause = _FIRST_PAUSE
+                pause, give_up_at = _FIRST_PAUSE, loop.time() + self.timeout
                 while True:
                     try:
                         return await command(self._redis)
@@ -68,6 +69,8 @@ class Link:
                         raise
                     except _PASSING as error:
                         last = error
+                    if loop.time() > give_up_at:  # redis-py can swallow the timeout's cancel, see tasks.py
+                        raise self._unavailable(last) from last
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:

@@ -11,6 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from producer.connection import Url
+from producer.connection.tasks import end
 from producer.errors import Unavailable
 from producer.wire.codec import WireError
 from producer.wire.events import Frame, decode_frame
@@ -135,8 +136,7 @@ class Listener:
     async def aclose(self) -> None:
         """Close the connection. Readers that still wait are woken; they find the client closed."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
             self._task = None
         for room in self._rooms.values():
             room.miss()
@@ -179,12 +179,13 @@ class Listener:
     async def _keep_listening(self) -> None:
         pause = _FIRST_PAUSE
         while True:
-            connection = self._url.new_connection(timeout=self._timeout)
+            connection = self._url.new_connection()
             try:
-                await connection.connect()
+                async with asyncio.timeout(self._timeout):
+                    await connection.connect()
                 pause = _FIRST_PAUSE
                 await self._converse(connection)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, TimeoutError) as error:
                 self._last_error = error
                 logger.warning("pub/sub connection to %s is down, connecting again: %s", self._url, error)
             finally:
@@ -203,8 +204,7 @@ class Listener:
         try:
             await self._listen(connection)
         finally:
-            speaking.cancel()
-            await asyncio.gather(speaking, return_exceptions=True)
+            await end(speaking)
 
     async def _speak(self, connection: AbstractConnection) -> None:
         # Where this fails, the connection is broken, and the reading side is the one that sees it and mends it.

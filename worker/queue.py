@@ -8,6 +8,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from producer.connection import Call
 from producer.wire.events import QUEUED_ID, Queued, encode
 from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
@@ -53,6 +54,9 @@ class Queue:
         self._streams = {keys.jobs(queue): queue for queue in settings.queues}
         self._worker = settings.name
         self._consumer = f"{settings.name}:{settings.consumer_suffix}"
+        self._is_open = False
+        self._in_doubt = False
+        self._held: set[tuple[str, str]] = set()
         self._block_ms = max(1, int(settings.poll * 1000))
 
     async def open(self) -> None:
@@ -63,22 +67,34 @@ class Queue:
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
+        self._is_open = True
 
     async def take(self, count: int) -> list[Entry]:
         """Return new entries as soon as there are any, at most ``count``; none if there are none for a while.
 
         With several queues, the wait itself can bring one entry of each queue that had none a moment before.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or refuses. Nothing is lost: calling again
+                brings what was on its way when the connection broke.
         """
+        if not self._is_open:
+            await self.open()
         try:
-            return await self._take(count)
+            entries = await self._unheard(count) if self._in_doubt else await self._new(count)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            logger.warning("the group was gone, making it again", error=str(error))
-            await self.open()
+            logger.warning("the group is gone, it will be made again", error=str(error))
+            self._is_open = False
             return []
+        except (RedisError, OSError):
+            self._in_doubt = True
+            raise
+        self._held.update((entry.queue, entry.id) for entry in entries)
+        return entries
 
-    async def _take(self, count: int) -> list[Entry]:
+    async def _new(self, count: int) -> list[Entry]:
         if len(self._streams) == 1:
             return await self._read(list(self._streams), count, self._block_ms)
         entries: list[Entry] = []
@@ -88,17 +104,34 @@ class Queue:
             except RedisError:
                 if not entries:
                     raise
+                self._in_doubt = True
                 break  # what Redis has handed over already must not be dropped
             if len(entries) >= count:
                 break
         return entries or await self._read(list(self._streams), 1, self._block_ms)
 
-    async def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
+    async def _unheard(self, count: int) -> list[Entry]:
+        """Return what Redis handed to this consumer in a reply that never arrived."""
+        entries: list[Entry] = []
+        for stream, queue in self._streams.items():
+            held = sum(of_queue == queue for of_queue, _ in self._held)
+            handed_over = await self._read(
+                [stream], held + count + 1, None, after="0"
+            )  # one more tells of more
+            entries += [entry for entry in handed_over if (entry.queue, entry.id) not in self._held]
+        self._in_doubt = len(entries) > count
+        return entries[:count]
+
+    async def _read(
+        self, streams: Sequence[str], count: int, block_ms: int | None, after: str = ">"
+    ) -> list[Entry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *block, "STREAMS", *streams)
-        reply = await self._reader.execute_command(*command, *(">" for _ in streams))
+        reply = await self._reader.execute_command(*command, *(after for _ in streams))
         return [
-            Entry(self._streams[stream.decode()], entry_id.decode(), fields.get(JOB_FIELD.encode(), b""))
+            Entry(
+                self._streams[stream.decode()], entry_id.decode(), (fields or {}).get(JOB_FIELD.encode(), b"")
+            )
             for stream, entries in reply
             for entry_id, fields in entries
         ]
@@ -121,19 +154,22 @@ class Queue:
 
     async def settle(self, entry: Entry) -> None:
         """Acknowledge and delete: nothing is left to do for this entry."""
-        await self._writer.submit(scripts.SETTLE.on([self._keys.jobs(entry.queue)], GROUP, entry.id))
+        await self._part_with(entry, scripts.SETTLE.on([self._keys.jobs(entry.queue)], GROUP, entry.id))
 
     async def release(self, entry: Entry) -> None:
         """Hand the entry back for any worker to claim."""
-        await self._writer.submit(
-            scripts.RELEASE.on([self._keys.jobs(entry.queue)], GROUP, entry.id, entry.body)
-        )
+        call = scripts.RELEASE.on([self._keys.jobs(entry.queue)], GROUP, entry.id, entry.body)
+        await self._part_with(entry, call)
 
     async def bury(self, entry: Entry, reason: str) -> None:
         """Move the entry to the dead ones, with its bytes."""
         names = [self._keys.jobs(entry.queue), self._keys.dead(entry.queue)]
-        arguments = (GROUP, entry.id, MAX_DEAD, reason, entry.body, self._worker)
-        await self._writer.submit(scripts.BURY.on(names, *arguments))
+        call = scripts.BURY.on(names, GROUP, entry.id, MAX_DEAD, reason, entry.body, self._worker)
+        await self._part_with(entry, call)
+
+    async def _part_with(self, entry: Entry, call: Call) -> None:
+        await self._writer.submit(call)
+        self._held.discard((entry.queue, entry.id))
 
     async def leave(self) -> None:
         """Take this worker's consumer out of the groups, where it holds nothing."""

@@ -94,6 +94,8 @@ class _Answer:
                 self._append(events.Usage(self._attempt.next_id(), *counted))
             case base.Finish(reason):
                 self._finish_reason = _whole(reason)
+            case _:
+                raise TypeError(f"a provider yielded a {type(part).__name__}, which is no part of an answer")
 
     def end(self) -> Answered:
         self._add_reasoning(self._reasoning.rest())

@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import AuthenticationError, RedisError
 
 from producer.connection import Url, connect
+from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from worker.cancellations import Cancellations
 from worker.event_log import EventLog
@@ -50,15 +51,18 @@ class Worker:
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Work until stopped."""
-        async with self._parts() as parts:
-            if not await self._redis_comes(parts.queue):
-                return
-            async with self._in_background(parts.writer.run(), parts.cancellations.run()):
-                await self._consume(parts)
-                await self._drain(parts)
+        try:
+            async with self._parts() as parts:
+                if await self._redis_comes(parts.queue):
+                    async with self._in_background(parts.writer.run(), parts.cancellations.run()):
+                        await self._consume(parts)
+                        await self._drain(parts)
+        finally:
+            self._stopped.set()
 
     def stop(self) -> None:
         """Stop; called again: at once."""
@@ -70,6 +74,10 @@ class Worker:
     def running(self) -> int:
         """The number of jobs that run at this moment."""
         return len(self._jobs)
+
+    async def stopped(self) -> None:
+        """Wait until the worker has stopped."""
+        await self._stopped.wait()
 
     async def idle(self) -> None:
         """Wait until no job runs, and the entries of those that did are settled."""
@@ -118,8 +126,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(duty) for duty in duties]
             yield
-            for task in tasks:
-                task.cancel()
+            await end(*tasks)
 
     # -- consume -------------------------------------------------------------------------------------------
 
@@ -202,9 +209,7 @@ class Worker:
     async def _abandon(self) -> None:
         if self._jobs:
             logger.error("redis is away: these jobs could not be handed back", jobs=len(self._jobs))
-            for job in self._jobs:
-                job.cancel()
-            await asyncio.gather(*self._jobs, return_exceptions=True)
+            await end(*self._jobs)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
@@ -213,6 +218,4 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)

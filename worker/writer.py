@@ -79,7 +79,11 @@ class Writer:
         while True:
             try:
                 results = await self._scripts.run([call for call, _ in batch])
-            except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
+            except (
+                RedisError,
+                OSError,
+                TimeoutError,
+            ) as error:  # of the connection: a refused call is a result
                 logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
                 await self._rest()
                 continue

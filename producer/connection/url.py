@@ -56,12 +56,9 @@ class Url:
             retry=Retry(NoBackoff(), 0),
         )
 
-    def new_connection(self, *, timeout: float) -> AbstractConnection:
-        """Return one connection, not yet open, for whoever speaks the protocol itself.
-
-        ``timeout`` (seconds) bounds the connect and the writes; reads wait as long as their caller says.
-        """
-        connection: AbstractConnection = self.new_pool(timeout=timeout, connections=1).make_connection()
+    def new_connection(self) -> AbstractConnection:
+        """Return one connection, not yet open, for whoever speaks the protocol itself, and bounds each step."""
+        connection: AbstractConnection = self.new_pool(timeout=None, connections=1).make_connection()
         return connection
 
 

@@ -1,12 +1,12 @@
 """The worker's parts, one by one, over a real client."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
+from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.support.servers import Server
 from worker.event_log import EventLog
@@ -21,9 +21,8 @@ async def writer(redis: Redis) -> AsyncIterator[Writer]:
     writer = Writer(redis)
     running = asyncio.create_task(writer.run())
     yield writer
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    assert not running.done(), "the writer broke"
+    await end(running)
 
 
 @pytest.fixture

@@ -227,3 +227,19 @@ async def test_two_owners_who_write_at_once_never_mix(queue: Queue, log: EventLo
     assert attempts == sorted(attempts)
     assert attempts[-2:] == [new.id, new.id]
     assert written > 0
+
+
+async def test_what_was_handed_over_in_a_lost_reply_is_taken_again(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    held, _ = await claimed(queue, producer, "held")
+    for job_id in ("lost-1", "lost-2", "lost-3"):
+        await producer.enqueue("x", provider="echo", id=job_id)
+    consumer = queue._consumer
+    reply = await redis.xreadgroup("workers", consumer, {keys.jobs("default"): ">"}, count=2)
+    lost = [entry_id.decode() for entry_id, _ in reply[0][1]]  # the worker never hears of these two
+    queue._in_doubt = True
+    assert [entry.id for entry in await queue.take(1)] == lost[:1]
+    assert [entry.id for entry in await queue.take(5)] == lost[1:]
+    (new,) = await queue.take(5)
+    assert new.id not in {held.id, *lost}

@@ -1,0 +1,19 @@
+"""Ending a task that talks to Redis."""
+
+import asyncio
+from typing import Any
+
+_AGAIN_AFTER = 0.05  # seconds
+
+
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel the tasks until they have ended; what they raise is theirs.
+
+    Once is not enough: before Python 3.12, ``asyncio.wait_for``, which redis-py sends with, swallows a cancel that
+    comes in the very step in which what it waits for completes (https://bugs.python.org/issue42130).
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_AGAIN_AFTER)
+    await asyncio.gather(*tasks, return_exceptions=True)  # marks their exceptions as seen

@@ -1,0 +1,239 @@
+"""A worker's life: what it takes, how many, and how it stops."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import Chunk, Done, Producer, Queued, Started, Waiting
+from producer.wire.keys import GROUP, Keys
+from tests.conftest import StartWorker, on_real_servers
+from tests.support.gated import Gate, gated_registry
+from worker.providers.registry import Provider, Registry
+
+
+async def types_of(producer: Producer, job_id: str) -> list[str]:
+    return [event.type async for event in producer.subscribe(job_id)]
+
+
+async def pending(redis: Redis, keys: Keys, queue: str = "default") -> int:
+    return int((await redis.xpending(keys.jobs(queue), GROUP))["pending"])
+
+
+async def test_it_takes_only_as_many_as_it_has_slots(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    jobs = [await producer.enqueue("x", provider="gated") for _ in range(10)]
+    await start_worker(gated_registry(gate), concurrency=3)
+    for job in jobs[:3]:
+        async for event in producer.subscribe(job.id):
+            if event.type == "chunk":
+                break
+    assert (gate.calls, await pending(redis, keys)) == (3, 3)
+    gate.open.set()
+    for job in jobs:
+        assert (await producer.result(job.id)).text == "one two"
+
+
+async def test_jobs_older_than_the_group_are_taken(producer: Producer, start_worker: StartWorker) -> None:
+    job = await producer.enqueue("old", provider="echo")
+    await start_worker()
+    assert (await producer.result(job.id)).text == "old"
+
+
+async def test_several_queues_are_served(producer: Producer, start_worker: StartWorker) -> None:
+    await start_worker(queues=("a", "b", "c"))
+    jobs = [await producer.enqueue(queue, provider="echo", queue=queue) for queue in "abcabc"]
+    assert [(await producer.result(job.id)).text for job in jobs] == list("abcabc")
+
+
+async def test_two_workers_share_the_queue(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate), concurrency=2, name="left")
+    await start_worker(gated_registry(gate), concurrency=2, name="right")
+    jobs = [await producer.enqueue("x", provider="gated") for _ in range(4)]
+    workers = []
+    for job in jobs:
+        async for event in producer.subscribe(job.id):
+            if isinstance(event, Started):
+                workers.append(event.worker)
+                break
+    assert sorted(workers) == ["left", "left", "right", "right"]
+    gate.open.set()
+
+
+async def test_after_the_end_nothing_is_left_but_what_expires(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, prefix: str
+) -> None:
+    worker = await start_worker(retention=60)
+    job = await producer.enqueue("x", provider="echo")
+    await producer.result(job.id)
+    await worker.idle()
+    assert await redis.xlen(keys.jobs("default")) == 0
+    assert await pending(redis, keys) == 0
+    left = {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*")}
+    assert left == {keys.jobs("default"), keys.log(job.id), keys.record(job.id)}
+    assert 0 < await redis.pttl(keys.log(job.id)) <= 60_000
+    assert 0 < await redis.pttl(keys.record(job.id)) <= 60_000
+
+
+async def test_status_tells_who_does_what(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate), name="w7")
+    job = await producer.enqueue("x", model="gated-model")
+    assert (await producer.status(job.id)).status in {"queued", "running"}
+    await gate.first_chunk_out.wait()
+    running = await producer.status(job.id)
+    told = (running.status, running.provider, running.model, running.worker, running.attempts)
+    assert told == ("running", "gated", "gated-model", "w7", 1)
+    (queue,) = await producer.queues()
+    assert (queue.name, queue.length, queue.in_flight, queue.workers) == ("default", 1, 1, 1)
+    gate.open.set()
+    result = await producer.result(job.id)
+    assert result.created_at is not None
+    assert result.started_at is not None
+    assert result.finished_at is not None
+    assert result.created_at <= result.started_at <= result.finished_at
+    assert (await producer.status(job.id)).ended
+
+
+async def test_stopping_finishes_what_runs_and_takes_nothing_new(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    worker = await start_worker(gated_registry(gate), concurrency=1)
+    running = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    worker.stop()
+    waiting = await producer.enqueue("y", provider="gated")
+    gate.open.set()
+    assert (await producer.result(running.id)).text == "one two"
+    await worker.stopped()
+    assert (await producer.status(waiting.id)).status == "queued"
+    assert gate.calls == 1
+    assert await redis.xinfo_consumers(keys.jobs("default"), GROUP) == []
+
+
+async def test_what_is_left_after_the_grace_time_is_handed_back_at_once(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate, other_gate = Gate(), Gate()
+    worker = await start_worker(gated_registry(gate), grace=0.0, name="first")
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    worker.stop()
+    await worker.stopped()
+    assert (gate.closed, gate.open_calls) == (1, 0)
+    assert (await producer.status(job.id)).status == "waiting"
+    other_gate.open.set()
+    await start_worker(gated_registry(other_gate), name="second")
+    events = [event async for event in producer.subscribe(job.id)]
+    assert [type(event) for event in events] == [
+        Queued, Started, Chunk, Waiting, Started, Chunk, Chunk, Done
+    ]  # fmt: skip
+    waiting, second = events[3], events[4]
+    assert isinstance(waiting, Waiting)
+    assert isinstance(second, Started)
+    assert (waiting.reason, second.number, second.worker) == ("released", 1, "second")
+
+
+async def test_a_second_stop_does_not_wait_for_the_grace_time(producer: Producer, start_worker: StartWorker) -> None:
+    gate = Gate()
+    worker = await start_worker(gated_registry(gate), grace=3600.0)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    worker.stop()
+    worker.stop()
+    await worker.stopped()
+    assert gate.closed == 1
+    assert (await producer.status(job.id)).status == "waiting"
+
+
+async def test_a_worker_that_is_stopped_while_it_waits_for_redis_stops() -> None:
+    from worker.settings import Settings
+    from worker.worker import Worker
+
+    worker = Worker(Settings(redis_url="redis://127.0.0.1:1", timeout=0.2), Registry([]))
+    running = asyncio.create_task(worker.run())
+    await asyncio.sleep(0)
+    worker.stop()
+    await running
+
+
+async def test_a_group_that_vanished_is_made_again(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    await start_worker()
+    first = await producer.enqueue("one", provider="echo")
+    await producer.result(first.id)
+    await redis.delete(keys.jobs("default"))
+    second = await producer.enqueue("two", provider="echo")
+    assert (await producer.result(second.id)).text == "two"
+
+
+@on_real_servers
+async def test_scripts_that_the_server_forgot_are_loaded_again(
+    producer: Producer, start_worker: StartWorker, redis: Redis
+) -> None:
+    await start_worker()
+    await producer.result((await producer.enqueue("one", provider="echo")).id)
+    await redis.script_flush()
+    assert (await producer.result((await producer.enqueue("two", provider="echo")).id)).text == "two"
+
+
+@on_real_servers
+async def test_cut_connections_lose_and_double_nothing(
+    producer: Producer, start_worker: StartWorker, redis: Redis
+) -> None:
+    """All but our own connection, again and again, while answers are written."""
+    await start_worker(grace=30.0)
+    text = "".join(f"{i} " for i in range(300))
+    jobs = [await producer.enqueue(text, provider="echo", options={"delay": 0.001}) for _ in range(10)]
+    results = asyncio.gather(*(producer.result(job.id) for job in jobs))
+    while not results.done():
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await asyncio.wait([results], timeout=0.05)
+    assert {result.text for result in await results} == {text}
+
+
+async def test_a_provider_that_raises_anything_fails_its_job_only(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    class Crashing:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield "text"
+            raise KeyError("sk-secret")
+
+    class NotEvenAnIterator:
+        @classmethod
+        def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            return 7
+
+    class Wrong:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield object()
+
+    classes = {"crashing": Crashing, "none": NotEvenAnIterator, "wrong": Wrong}
+    registry = Registry(Provider(name, name, cls, "", True, ()) for name, cls in classes.items())
+    await start_worker(registry)
+    for name in classes:
+        job = await producer.enqueue("x", provider=name)
+        last = [event async for event in producer.subscribe(job.id)][-1]
+        assert (last.type, getattr(last, "code", None)) == ("failed", "provider_crashed")
+        assert "sk-secret" not in str(last)
+
+
+@pytest.mark.parametrize("deadline", [-1, 0])
+async def test_a_job_past_its_deadline_never_reaches_a_provider(
+    producer: Producer, start_worker: StartWorker, deadline: float
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated", deadline=deadline)
+    assert await types_of(producer, job.id) == ["queued", "failed"]
+    assert gate.calls == 0
