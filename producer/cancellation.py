@@ -39,7 +39,7 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancel
         own_attempt = max(now_ms, attempt + 1)
         frame = encode(Cancelled(str(EventId(own_attempt, 0)), reason, upstream_closed=True))
         (outcome,) = await link.run(
-            scripts.CANCEL.on(names, own_attempt, frame, UNFINISHED_MS, RETENTION_MS, now_ms)
+            scripts.CANCEL.on(names, own_attempt, frame, UNFINISHED_MS, RETENTION_MS, now_ms, UNFINISHED_MS)
         )
         match outcome:
             case b"cancelled":

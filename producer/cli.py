@@ -16,7 +16,7 @@ from rich.table import Table
 
 from producer.answer import check_done
 from producer.client import Producer
-from producer.connection.embedded import find
+from producer.connection.embedded import NoEmbeddedServer, find
 from producer.errors import (
     ChatRelayError,
     InvalidCursor,
@@ -68,7 +68,7 @@ def send(
 ) -> None:
     """Send a job and print its answer as it comes."""
     messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": sys.stdin.read() if text == "-" else text})
+    messages.append({"role": "user", "content": _standard_input() if text == "-" else text})
     options = _options(option or [])
 
     async def work(producer: Producer) -> None:
@@ -164,8 +164,16 @@ async def _print_events(producer: Producer, job_id: str, after: str | None, *, a
         sys.stdout.flush()
         end = events[-1]
     printer.close()
-    if end is not None:
-        check_done(job_id, end)
+    if end is None:  # the cursor stood at the end already
+        end = await _last_event(producer, job_id)
+    check_done(job_id, end)
+
+
+async def _last_event(producer: Producer, job_id: str) -> Event | None:
+    end: Event | None = None
+    async for event in producer.subscribe(job_id):
+        end = event
+    return end
 
 
 class _JsonLines:
@@ -204,7 +212,10 @@ class _Text:
 
 def _run(work: Callable[[Producer], Awaitable[None]], redis_url: str | None, prefix: str) -> None:
     async def main() -> None:
-        url = redis_url or find()
+        try:
+            url = redis_url or find()
+        except NoEmbeddedServer as error:
+            raise Unavailable(str(error)) from error
         if url is None:
             raise Unavailable(
                 "no Redis given: set --redis or CHAT_REDIS_URL, or start `chat-worker run` on this machine"
@@ -236,6 +247,16 @@ def _exit_status() -> Iterator[None]:
 def _exit(error: Exception, code: int) -> typer.Exit:
     typer.echo(f"chat-producer: {error}", err=True)
     return typer.Exit(code)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        typer.echo(
+            f"chat-producer: standard input is not UTF-8: {error.reason} at byte {error.start}", err=True
+        )
+        raise typer.Exit(USAGE) from None
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

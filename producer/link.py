@@ -33,7 +33,7 @@ class Link:
     def __init__(self, url: Url, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        self._redis = connect(url, timeout=timeout)
+        self._redis = connect(url, connect_timeout=timeout)
         self._scripts = ScriptRunner(self._redis)
         self.closed = False
 
@@ -58,10 +58,9 @@ class Link:
         if self.closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         last: Exception | None = None
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout):
-                pause, give_up_at = _FIRST_PAUSE, loop.time() + self.timeout
+                pause = _FIRST_PAUSE
                 while True:
                     try:
                         return await command(self._redis)
@@ -69,8 +68,6 @@ class Link:
                         raise
                     except _PASSING as error:
                         last = error
-                    if loop.time() > give_up_at:  # redis-py can swallow the timeout's cancel, see tasks.py
-                        raise self._unavailable(last) from last
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:

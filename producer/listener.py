@@ -17,6 +17,7 @@ from producer.wire.codec import WireError
 from producer.wire.events import Frame, decode_frame
 
 logger = logging.getLogger("chatrelay.listener")
+logger.addHandler(logging.NullHandler())  # a library is silent unless its user wants to hear it
 
 MAX_FRAMES_WAITING = 256
 """What a seat holds for a slow reader. Beyond that it forgets, and the reader goes back to the log."""

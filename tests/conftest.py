@@ -29,7 +29,9 @@ def pytest_configure() -> None:
 
 def _available() -> list[str]:
     found = ["fakeredis", "valkey"]
-    return [*found, "redis"] if shutil.which("redis-server") or os.environ.get("CHAT_TEST_REDIS_URL") else found
+    return (
+        [*found, "redis"] if shutil.which("redis-server") or os.environ.get("CHAT_TEST_REDIS_URL") else found
+    )
 
 
 _STARTERS = {"fakeredis": fakeredis_server, "valkey": valkey_server, "redis": system_redis}
@@ -67,7 +69,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for described, tests in _used.items():
         terminalreporter.write_line(f"{described}: {tests} tests")
     if "redis" not in _available():
-        terminalreporter.write_line("no system Redis: no redis-server on the PATH, CHAT_TEST_REDIS_URL not set")
+        terminalreporter.write_line(
+            "no system Redis: no redis-server on the PATH, CHAT_TEST_REDIS_URL not set"
+        )
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def keys(prefix: str) -> Keys:
 @pytest.fixture
 async def redis(server: Server) -> AsyncIterator[Redis]:
     """A plain client, to look behind the scenes."""
-    async with connect(Url(server.url), timeout=5) as client:
+    async with connect(Url(server.url), connect_timeout=5) as client:
         yield client
 
 
@@ -103,7 +107,14 @@ async def start_worker(server: Server, prefix: str) -> AsyncIterator[StartWorker
     async with AsyncExitStack() as stack:
 
         async def start(registry: Registry | None = None, **settings: object) -> Worker:
-            values = {"redis_url": server.url, "prefix": prefix, "name": "w1", "grace": 5.0, "poll": 0.02, **settings}
+            values = {
+                "redis_url": server.url,
+                "prefix": prefix,
+                "name": "w1",
+                "grace": 5.0,
+                "poll": 0.02,
+                **settings,
+            }
             worker = Worker(Settings(**values), registry or load_registry(None, {}))
             running = asyncio.create_task(worker.run())
 

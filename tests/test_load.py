@@ -68,7 +68,8 @@ async def test_every_one_of_a_thousand_readers_has_all_events_once_and_in_order(
     with ExitStack() as stack:
         names = ("left", "right")
         workers = [
-            stack.enter_context(worker(server.url, prefix, "--name", name, "--concurrency", "50")) for name in names
+            stack.enter_context(worker(server.url, prefix, "--name", name, "--concurrency", "50"))
+            for name in names
         ]
         options = {"chunk_size": 8, "delay": 0.01}
         jobs = await asyncio.gather(
@@ -85,7 +86,9 @@ async def test_every_one_of_a_thousand_readers_has_all_events_once_and_in_order(
         assert [running.ends().status for running in workers] == [0, 0]
     assert await redis.xlen(keys.jobs("default")) == 0
     assert (await redis.xpending(keys.jobs("default"), GROUP))["pending"] == 0
-    left = {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*", count=1000)} - {keys.jobs("default")}
+    left = {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*", count=1000)} - {
+        keys.jobs("default")
+    }
     assert len(left) == 2 * JOBS
     assert all([await redis.pttl(key) > 0 for key in left])
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from producer.connection import bounded
 from producer.wire.codec import WireError, unpack_map
 from producer.wire.keys import Keys
 from worker.outcome import CancelAsked, Released
+from worker.settings import Settings
 
 logger = structlog.get_logger("chatrelay.cancellations")
 
@@ -49,10 +51,11 @@ class Cancellations:
     that it is meant for: one that comes before its job runs here is kept for it, and none hits a later life.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, queues: Sequence[str]) -> None:
+    def __init__(self, redis: Redis, keys: Keys, settings: Settings) -> None:
         self._redis = redis
         self._keys = keys
-        self._channels = [keys.control(queue) for queue in queues]
+        self._timeout = settings.timeout
+        self._channels = [keys.control(queue) for queue in settings.queues]
         self._running: dict[_Which, Stop] = {}
         self._early: dict[_Which, str] = {}
 
@@ -90,8 +93,9 @@ class Cancellations:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(*self._channels)
-                    await self.check()
+                    async with bounded(self._timeout):
+                        await channel.subscribe(*self._channels)
+                        await self.check()
                     pause = _FIRST_PAUSE
                     await self._listen(channel)
             except (RedisError, OSError) as error:
@@ -103,7 +107,8 @@ class Cancellations:
         while True:
             message = await channel.get_message(timeout=_POLL)
             if message is None:
-                await channel.ping()
+                async with bounded(self._timeout):
+                    await channel.ping()
             elif message["type"] == "message":
                 self._hear(message["data"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -93,6 +94,8 @@ def run(
 ) -> None:
     """Take jobs and answer them until SIGTERM or Ctrl-C; a second one stops at once."""
     logs.set_up(log_level, log_format)
+    # Until the loop's own handlers stand: end by an exception, so that what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     registry = _registry(config)
     with _redis(redis_url) as url:
         settings = _settings(
@@ -123,7 +126,14 @@ def _row(provider: Provider) -> tuple[str, str, str, str, str, str]:
     else:
         key = f"{provider.key_variable} {'present' if provider.api_key else 'missing'}"
     working = "yes" if provider.working else "no"
-    return provider.name, provider.kind, working, key, provider.url or "-", ", ".join(provider.models) or "-"
+    return (
+        provider.name,
+        provider.kind,
+        working,
+        key,
+        provider.shown_url or "-",
+        ", ".join(provider.models) or "-",
+    )
 
 
 def _registry(config: Path | None) -> Registry:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 from producer.connection import Call
+from producer.wire.codec import WireError
 from producer.wire.events import Event, EventId, encode
 from producer.wire.keys import Keys
 from worker import scripts
@@ -43,6 +44,10 @@ class Attempt:
         seq = self._next_seq
         self._next_seq += 1
         return f"{self.id}-{seq}"
+
+    def take_back_id(self) -> None:
+        """Give the last id to the next event instead: a hole in ``seq`` would look like a loss."""
+        self._next_seq -= 1
 
     @property
     def is_full(self) -> bool:
@@ -97,10 +102,16 @@ class EventLog:
 
         Raises:
             LeaseLost: an earlier event was refused.
+            WireError: no reader could read this event; its id goes to the next one.
         """
         if attempt.lost:
             raise LeaseLost(attempt.job_id)
-        attempt.put(encode(event))
+        try:
+            data = encode(event)
+        except WireError:
+            attempt.take_back_id()
+            raise
+        attempt.put(data)
         if not attempt.is_writing:
             self._write_next(attempt)
 

@@ -13,9 +13,8 @@ allow = ["headers"]             # what a job may set beyond ordinary options
 """
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
 from worker.providers.registry import KINDS, Provider, Registry, Timeouts, load_class
+from worker.toml_lines import line_of
 
 T = TypeVar("T")
 
@@ -82,11 +82,13 @@ def _read(path: Path, environ: Mapping[str, str]) -> list[Provider]:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     if unknown := sorted(document.keys() - {"providers"}):
         raise ConfigError(
-            f"{path}:{_line(text, unknown[0])}: no such section: {unknown[0]!r}; use [providers.NAME]"
+            f"{path}:{line_of(text, unknown[:1])}: no such section: {unknown[0]!r}; use [providers.NAME]"
         )
     tables = document.get("providers", {})
     if not isinstance(tables, dict):
-        raise ConfigError(f"{path}:{_line(text, 'providers')}: providers must be tables: [providers.NAME]")
+        raise ConfigError(
+            f"{path}:{line_of(text, ['providers'])}: providers must be tables: [providers.NAME]"
+        )
     return [_provider(name, table, _Place(path, text, name), environ) for name, table in tables.items()]
 
 
@@ -101,12 +103,12 @@ def _text_of(path: Path) -> str:
 
 def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]) -> Provider:
     if not is_name(name):
-        raise place.error(None, f"{name!r} is no name for a provider")
+        raise place.error([], f"{name!r} is no name for a provider")
     try:
         given = _ProviderTable.model_validate(table)
     except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else None
-        raise place.error(field, explain(error)) from error
+        keys = [str(part) for part in error.errors()[0]["loc"]]
+        raise place.error(keys, explain(error)) from error
     cls = _class_of(given.kind, place)
     defaults = Timeouts()
     limits = given.timeouts.model_dump(exclude_none=True)
@@ -133,18 +135,18 @@ def _class_of(kind: str, place: "_Place") -> type[Any]:
     if kind in KINDS:
         return KINDS[kind]
     if ":" not in kind:
-        raise place.error("kind", f"kind {kind!r} is unknown: use {', '.join(KINDS)}, or module:Class")
+        raise place.error(["kind"], f"kind {kind!r} is unknown: use {', '.join(KINDS)}, or module:Class")
     try:
         return load_class(kind)
     except ValueError as error:
-        raise place.error("kind", str(error)) from error
+        raise place.error(["kind"], str(error)) from error
 
 
 def _key(variable: str | None, place: "_Place", environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
     if not environ.get(variable):
-        raise place.error("api_key_env", f"the environment variable {variable} is not set")
+        raise place.error(["api_key_env"], f"the environment variable {variable} is not set")
     return environ[variable]
 
 
@@ -158,24 +160,6 @@ class _Place:
     def __init__(self, path: Path, text: str, name: str) -> None:
         self._path, self._text, self._name = path, text, name
 
-    def error(self, key: str | None, reason: str) -> ConfigError:
-        line = _line(self._text, self._name, key)
+    def error(self, keys: Sequence[str], reason: str) -> ConfigError:
+        line = line_of(self._text, ["providers", self._name, *keys])
         return ConfigError(f"{self._path}:{line}: [providers.{self._name}] {reason}")
-
-
-def _line(text: str, name: str, key: str | None = None) -> int:
-    """Return the line of ``key`` in the table ``name``; the table's own, or the first, where it is not found."""
-    lines = text.splitlines()
-    header = re.compile(rf"\s*\[.*\b{re.escape(name)}\b")
-    start = next((i for i, line in enumerate(lines) if header.match(line)), None)
-    if start is None:
-        start = next((i for i, line in enumerate(lines) if name in line), 0)
-    if key is not None:
-        for i, line in enumerate(lines[start:], start):
-            if i > start and re.match(r"\s*\[(?!\[)", line) and name not in line:
-                break
-            if re.match(rf"\s*{re.escape(key)}\b", line) or (
-                i > start and re.search(rf"\b{re.escape(key)}\]", line)
-            ):
-                return i + 1
-    return start + 1

@@ -8,7 +8,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer.connection import Call
+from producer.connection import Call, bounded
 from producer.wire.events import QUEUED_ID, Queued, encode
 from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
@@ -54,6 +54,7 @@ class Queue:
         self._streams = {keys.jobs(queue): queue for queue in settings.queues}
         self._worker = settings.name
         self._consumer = f"{settings.name}:{settings.consumer_suffix}"
+        self._timeout = settings.timeout
         self._is_open = False
         self._in_doubt = False
         self._held: set[tuple[str, str]] = set()
@@ -63,7 +64,8 @@ class Queue:
         """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
         for stream in self._streams:
             try:
-                await self._reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
+                async with bounded(self._timeout):
+                    await self._reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -127,7 +129,8 @@ class Queue:
     ) -> list[Entry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
         command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *block, "STREAMS", *streams)
-        reply = await self._reader.execute_command(*command, *(after for _ in streams))
+        async with bounded(self._timeout + (block_ms or 0) / 1000):
+            reply = await self._reader.execute_command(*command, *(after for _ in streams))
         return [
             Entry(
                 self._streams[stream.decode()], entry_id.decode(), (fields or {}).get(JOB_FIELD.encode(), b"")

@@ -90,13 +90,13 @@ class Worker:
         settings, keys = self._settings, Keys(self._settings.prefix)
         url = Url(settings.redis_url)
         # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub.
-        reader = connect(url, timeout=settings.timeout, connections=1, block=settings.poll)
-        commands = connect(url, timeout=settings.timeout, connections=2)
-        control = connect(url, timeout=settings.timeout, connections=2)
+        reader = connect(url, connect_timeout=settings.timeout, connections=1)
+        commands = connect(url, connect_timeout=settings.timeout, connections=2)
+        control = connect(url, connect_timeout=settings.timeout, connections=2)
         async with reader, commands, control, open_session() as http:
-            writer = Writer(commands)
+            writer = Writer(commands, settings.timeout)
             queue = Queue(reader, writer, keys, settings)
-            cancellations = Cancellations(control, keys, settings.queues)
+            cancellations = Cancellations(control, keys, settings)
             log = EventLog(writer, keys)
             executor = Executor(queue, log, cancellations, self._registry, http, settings)
             yield _Parts(queue, writer, cancellations, executor)

@@ -22,7 +22,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from producer.connection import Call, ScriptRunner
+from producer.connection import Call, ScriptRunner, bounded
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -43,9 +43,13 @@ _Pending = tuple[Call, asyncio.Future[Any]]
 
 
 class Writer:
-    """The one way by which a worker changes anything in Redis."""
+    """The one way by which a worker changes anything in Redis.
 
-    def __init__(self, redis: Redis) -> None:
+    ``timeout``: seconds after which a pipeline without a reply counts as lost, and is sent again.
+    """
+
+    def __init__(self, redis: Redis, timeout: float) -> None:
+        self._timeout = timeout
         self._scripts = ScriptRunner(redis)
         self._waiting: list[_Pending] = []
         self._work = asyncio.Event()
@@ -78,7 +82,8 @@ class Writer:
         """Write the batch, however long that takes; return what the server cannot take at present."""
         while True:
             try:
-                results = await self._scripts.run([call for call, _ in batch])
+                async with bounded(self._timeout):
+                    results = await self._scripts.run([call for call, _ in batch])
             except (
                 RedisError,
                 OSError,

@@ -1,6 +1,6 @@
 """The way to Redis: a URL becomes a client, a script becomes a call, no URL becomes an embedded server."""
 
 from producer.connection.script import Call, Script, ScriptRunner
-from producer.connection.url import Url, connect
+from producer.connection.url import Url, bounded, connect
 
-__all__ = ["Call", "Script", "ScriptRunner", "Url", "connect"]
+__all__ = ["Call", "Script", "ScriptRunner", "Url", "bounded", "connect"]

@@ -61,7 +61,11 @@ def start_or_join() -> EmbeddedServer:
 
 
 def find() -> str | None:
-    """Return the URL of the user's running embedded server, if there is one."""
+    """Return the URL of the user's running embedded server, if there is one.
+
+    Raises:
+        NoEmbeddedServer: the folder that would tell cannot be trusted.
+    """
     address = _runtime_folder() / "embedded"
     url = address.read_text().strip() if address.exists() else ""
     return url if url and _answers(url) else None
@@ -114,7 +118,12 @@ def _start_valkey(binary: Path) -> EmbeddedServer:
             start_new_session=True,
         )
         url = f"redis://127.0.0.1:{port}"
-        if _comes_up(url, process):
+        try:
+            came_up = _comes_up(url, process)
+        except BaseException:  # a Ctrl-C: nobody else knows of the process yet
+            _end(process, folder)
+            raise
+        if came_up:
             return EmbeddedServer(url, "embedded Valkey", True, partial(_end, process, folder))
         _end(process, folder)  # somebody else took the port between the look and the start
     raise NoEmbeddedServer(
@@ -164,9 +173,13 @@ def _start_fakeredis() -> EmbeddedServer:
 
 
 def _runtime_folder() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    folder = Path(base) / f"chatrelay-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    base = Path(own) if own and Path(own).is_dir() else Path(tempfile.gettempdir())
+    folder = base / f"chatrelay-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise NoEmbeddedServer(f"{folder} cannot be made: {error.strerror}; give a --redis URL") from error
     owner = folder.lstat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
         raise NoEmbeddedServer(f"{folder} can be written by others: remove it, or set XDG_RUNTIME_DIR")

@@ -9,8 +9,8 @@ _AGAIN_AFTER = 0.05  # seconds
 async def end(*tasks: "asyncio.Task[Any]") -> None:
     """Cancel the tasks until they have ended; what they raise is theirs.
 
-    Once is not enough: before Python 3.12, ``asyncio.wait_for``, which redis-py sends with, swallows a cancel that
-    comes in the very step in which what it waits for completes (https://bugs.python.org/issue42130).
+    Once may not be enough: before Python 3.12, ``asyncio.wait_for`` swallows a cancel that comes in the very step in
+    which what it waits for completes (https://bugs.python.org/issue42130), and a library below may use it.
     """
     while running := [task for task in tasks if not task.done()]:
         for task in running:

@@ -1,6 +1,8 @@
 """From a Redis URL to a client."""
 
-import math
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -8,6 +10,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 SCHEMES = ("redis", "rediss", "unix")
 
@@ -27,7 +30,7 @@ class Url:
         if parts.scheme not in SCHEMES:
             raise ValueError(f"Redis URL {self}: it must start with redis://, rediss:// or unix://")
         try:
-            self.new_pool(timeout=1, connections=1)
+            self.new_pool(connect_timeout=1, connections=1)
             _ = parts.port
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"Redis URL {self}: {error}") from error
@@ -39,37 +42,45 @@ class Url:
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
 
-    def new_pool(self, *, timeout: float | None, connections: int) -> BlockingConnectionPool:
-        """Return a pool of at most ``connections``; whoever needs one more waits ``timeout`` seconds for it.
-
-        ``timeout`` (seconds) also bounds the connect and each reply.
-        """
-        # RESP2 for all: replies have one shape on every server and release, and redis-py's own retries are
-        # off because each caller knows which of its commands may be said twice, and how long it has.
+    def new_pool(self, *, connect_timeout: float | None, connections: int) -> BlockingConnectionPool:
+        """Return a pool of at most ``connections``; whoever needs one more waits for it."""
+        # RESP2 for all: replies have one shape on every server and release. redis-py's own retries are off,
+        # because each caller knows which of its commands may be said twice, and how long it has. So is its
+        # socket_timeout: it is made of asyncio.wait_for, which before Python 3.12 swallows a cancel that comes
+        # in the very step in which a send completes (https://bugs.python.org/issue42130). `bounded` stands in.
         return BlockingConnectionPool.from_url(
             self.secret,
             max_connections=connections,
-            timeout=timeout,
+            timeout=None,
             protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
+            socket_timeout=None,
+            socket_connect_timeout=connect_timeout,
             retry=Retry(NoBackoff(), 0),
         )
 
     def new_connection(self) -> AbstractConnection:
         """Return one connection, not yet open, for whoever speaks the protocol itself, and bounds each step."""
-        connection: AbstractConnection = self.new_pool(timeout=None, connections=1).make_connection()
+        connection: AbstractConnection = self.new_pool(connect_timeout=None, connections=1).make_connection()
         return connection
 
 
-def connect(url: Url, *, timeout: float, connections: int = 16, block: float = 0.0) -> Redis:
+def connect(url: Url, *, connect_timeout: float, connections: int = 16) -> Redis:
     """Return a client; nothing is sent before its first command. Close it with ``aclose()``.
 
-    Args:
-        url: where Redis is.
-        timeout: seconds for the connect, and for a reply.
-        connections: the most that are open at once; further callers wait for one.
-        block: seconds that a blocking command may wait; its reply may take that much longer.
+    Only the connect is bounded, to ``connect_timeout`` seconds: put `bounded` around what must not take for ever.
     """
-    reply_timeout = math.fsum((timeout, block))
-    return Redis.from_pool(url.new_pool(timeout=reply_timeout, connections=connections))
+    return Redis.from_pool(url.new_pool(connect_timeout=connect_timeout, connections=connections))
+
+
+@asynccontextmanager
+async def bounded(seconds: float) -> AsyncIterator[None]:
+    """Bound what stands inside; what comes too late closes its connection, and nobody else gets its reply.
+
+    Raises:
+        redis.exceptions.TimeoutError: it took too long.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RedisTimeoutError(f"no reply within {seconds:g} s") from error

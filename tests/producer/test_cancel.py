@@ -36,7 +36,9 @@ async def test_a_cancelled_waiting_job_never_starts(
     assert await redis.xlen(keys.jobs("default")) == 0
 
 
-async def test_a_running_job_closes_its_upstream_and_ends(producer: Producer, start_worker: StartWorker) -> None:
+async def test_a_running_job_closes_its_upstream_and_ends(
+    producer: Producer, start_worker: StartWorker
+) -> None:
     gate = Gate()
     await start_worker(gated_registry(gate))
     job = await producer.enqueue("x", provider="gated")
@@ -47,7 +49,9 @@ async def test_a_running_job_closes_its_upstream_and_ends(producer: Producer, st
     assert (gate.calls, gate.closed, gate.open_calls) == (1, 1, 0)
 
 
-async def test_a_cancel_reaches_whoever_waits_for_the_result(producer: Producer, start_worker: StartWorker) -> None:
+async def test_a_cancel_reaches_whoever_waits_for_the_result(
+    producer: Producer, start_worker: StartWorker
+) -> None:
     gate = Gate()
     await start_worker(gated_registry(gate))
     job = await producer.enqueue("x", provider="gated")
@@ -78,7 +82,9 @@ async def test_cancelling_twice_is_too_late_the_second_time(producer: Producer) 
     assert await producer.cancel(job.id) is Cancellation.FINISHED
 
 
-async def test_a_reader_that_leaves_does_not_stop_the_job(producer: Producer, start_worker: StartWorker) -> None:
+async def test_a_reader_that_leaves_does_not_stop_the_job(
+    producer: Producer, start_worker: StartWorker
+) -> None:
     gate = Gate()
     await start_worker(gated_registry(gate))
     job = await producer.enqueue("x", provider="gated")

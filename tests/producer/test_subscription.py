@@ -80,7 +80,9 @@ async def test_a_reader_from_the_beginning_gets_everything_live(producer: Produc
     assert await read_all(subscription) == []
 
 
-async def test_a_reader_who_joins_in_between_gets_what_was_and_what_comes(producer: Producer, scribe: Scribe) -> None:
+async def test_a_reader_who_joins_in_between_gets_what_was_and_what_comes(
+    producer: Producer, scribe: Scribe
+) -> None:
     await scribe.write(*WHOLE[:1])
     await scribe.write(*WHOLE[1:3])
     subscription = producer.subscribe(JOB)
@@ -125,7 +127,9 @@ async def test_a_log_that_ends_with_a_full_page_ends(producer: Producer, scribe:
     assert await read_all(producer.subscribe(JOB)) == whole
 
 
-async def test_a_lost_message_does_not_leave_a_reader_waiting(server: Server, prefix: str, scribe: Scribe) -> None:
+async def test_a_lost_message_does_not_leave_a_reader_waiting(
+    server: Server, prefix: str, scribe: Scribe
+) -> None:
     async with Producer(server.url, prefix=prefix, idle_check=0.05) as producer:
         await scribe.write(QUEUED)
         subscription = producer.subscribe(JOB)
@@ -155,7 +159,9 @@ async def test_what_is_published_twice_is_handed_out_once(producer: Producer, sc
     assert seen + await read_all(subscription) == WHOLE
 
 
-async def test_a_frame_that_overlaps_what_was_seen_adds_only_the_rest(producer: Producer, scribe: Scribe) -> None:
+async def test_a_frame_that_overlaps_what_was_seen_adds_only_the_rest(
+    producer: Producer, scribe: Scribe
+) -> None:
     await scribe.write(QUEUED)
     subscription = producer.subscribe(JOB)
     seen = await read(subscription, 1)
@@ -184,7 +190,9 @@ async def test_the_lost_end_of_an_earlier_attempt_is_read_before_the_next_one(
     assert seen + await read_all(subscription) == whole
 
 
-async def test_an_attempt_that_does_not_begin_at_0_is_read_from_the_log(producer: Producer, scribe: Scribe) -> None:
+async def test_an_attempt_that_does_not_begin_at_0_is_read_from_the_log(
+    producer: Producer, scribe: Scribe
+) -> None:
     await scribe.write(QUEUED)
     subscription = producer.subscribe(JOB)
     seen = await read(subscription, 1)
@@ -194,7 +202,9 @@ async def test_an_attempt_that_does_not_begin_at_0_is_read_from_the_log(producer
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x80", b"\x81\xa2id\xa1x", b"x" * 10_000])
-async def test_garbage_on_the_channel_changes_nothing(producer: Producer, scribe: Scribe, garbage: bytes) -> None:
+async def test_garbage_on_the_channel_changes_nothing(
+    producer: Producer, scribe: Scribe, garbage: bytes
+) -> None:
     await scribe.write(QUEUED)
     subscription = producer.subscribe(JOB)
     seen = await read(subscription, 1)
@@ -203,7 +213,9 @@ async def test_garbage_on_the_channel_changes_nothing(producer: Producer, scribe
     assert seen + await read_all(subscription) == WHOLE
 
 
-async def test_a_reader_who_sleeps_costs_no_memory_and_misses_nothing(producer: Producer, scribe: Scribe) -> None:
+async def test_a_reader_who_sleeps_costs_no_memory_and_misses_nothing(
+    producer: Producer, scribe: Scribe
+) -> None:
     whole = [QUEUED, *answer(100, 3 * MAX_FRAMES_WAITING)]
     await scribe.write(QUEUED)
     sleeper, awake = producer.subscribe(JOB), producer.subscribe(JOB)
@@ -335,7 +347,9 @@ async def test_any_loss_and_order_of_messages_yields_the_log(
     """Twenty random runs: frames of random size, each published never, once or twice, now or later."""
     async with Producer(server.url, prefix=prefix, idle_check=0.05) as producer:
         for seed in range(20):
-            await _random_run(producer, Scribe(redis, keys, f"job-{seed}"), f"job-{seed}", random.Random(seed))
+            await _random_run(
+                producer, Scribe(redis, keys, f"job-{seed}"), f"job-{seed}", random.Random(seed)
+            )
 
 
 async def _random_run(producer: Producer, scribe: Scribe, job_id: str, rng: random.Random) -> None:

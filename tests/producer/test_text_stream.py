@@ -69,7 +69,9 @@ DONE = Done("9-9", "stop", 0)
 
 
 async def test_text_comes_chunk_by_chunk() -> None:
-    source = Scripted(live(Queued("0-1", "q")), live(started(1), chunk("a")), live(chunk("b"), chunk("c")), live(DONE))
+    source = Scripted(
+        live(Queued("0-1", "q")), live(started(1), chunk("a")), live(chunk("b"), chunk("c")), live(DONE)
+    )
     assert [text async for text in stream(source)] == ["a", "b", "c"]
 
 
@@ -79,12 +81,16 @@ async def test_reasoning_and_calls_are_not_text() -> None:
 
 
 async def test_superseded_text_that_was_not_handed_out_is_skipped() -> None:
-    source = Scripted(replayed(started(1), chunk("old")), replayed(chunk("er")), live(started(2), chunk("new")), live(DONE))
+    source = Scripted(
+        replayed(started(1), chunk("old")), replayed(chunk("er")), live(started(2), chunk("new")), live(DONE)
+    )
     assert [text async for text in stream(source)] == ["new"]
 
 
 async def test_a_fresh_start_after_text_was_handed_out_raises() -> None:
-    source = Scripted(live(started(1), chunk("abc")), live(Waiting("1-2", 0, "retry"), started(2), chunk("x")))
+    source = Scripted(
+        live(started(1), chunk("abc")), live(Waiting("1-2", 0, "retry"), started(2), chunk("x"))
+    )
     reading = stream(source)
     assert await anext(reading) == "abc"
     with pytest.raises(AnswerRestarted) as caught:
@@ -115,13 +121,17 @@ async def test_an_attempt_that_keeps_less_than_was_handed_out_is_a_restart() -> 
 
 
 async def test_kept_text_that_was_not_handed_out_yet_is_cut_to_what_stands() -> None:
-    source = Scripted(replayed(started(1), chunk("abc"), chunk("def")), live(started(2, keeps=4), chunk("X"), DONE))
+    source = Scripted(
+        replayed(started(1), chunk("abc"), chunk("def")), live(started(2, keeps=4), chunk("X"), DONE)
+    )
     assert "".join([text async for text in stream(source)]) == "abcdX"
 
 
 async def test_two_restarts_that_were_missed_are_one() -> None:
     source = Scripted(
-        live(started(1), chunk("abc")), replayed(started(2), chunk("no")), live(started(3), chunk("yes"), DONE)
+        live(started(1), chunk("abc")),
+        replayed(started(2), chunk("no")),
+        live(started(3), chunk("yes"), DONE),
     )
     restarts: list[int] = []
     assert [text async for text in stream(source, restarts)] == ["abc", "yes"]

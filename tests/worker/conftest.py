@@ -18,7 +18,7 @@ from worker.writer import Writer
 @pytest.fixture
 async def writer(redis: Redis) -> AsyncIterator[Writer]:
     """A running writer."""
-    writer = Writer(redis)
+    writer = Writer(redis, 5)
     running = asyncio.create_task(writer.run())
     yield writer
     assert not running.done(), "the writer broke"

@@ -56,7 +56,9 @@ async def test_an_idle_log_writes_one_event_at_once(slow: SlowWriter, slow_log: 
     assert await slow.answer() == ["5-0"]
 
 
-async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(slow: SlowWriter, slow_log: EventLog) -> None:
+async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
     attempt = Attempt("j", 5, 1)
     for _ in range(5):
         append(slow_log, attempt)
@@ -88,7 +90,9 @@ async def test_a_large_event_is_a_frame_of_its_own(slow: SlowWriter, slow_log: E
     assert [await slow.answer() for _ in range(3)] == [["5-0"], ["5-1"], ["5-2"]]
 
 
-async def test_the_reader_of_the_provider_is_told_when_too_much_waits(slow: SlowWriter, slow_log: EventLog) -> None:
+async def test_the_reader_of_the_provider_is_told_when_too_much_waits(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
     attempt = Attempt("j", 5, 1)
     appended = 0
     while not attempt.is_full:
@@ -119,7 +123,9 @@ async def test_the_end_is_written_after_everything_else(slow: SlowWriter, slow_l
     attempt = Attempt("j", 5, 1)
     append(slow_log, attempt)
     append(slow_log, attempt)
-    finishing = asyncio.create_task(slow_log.finish(attempt, Done(attempt.next_id(), "stop", 2), "done", 1000))
+    finishing = asyncio.create_task(
+        slow_log.finish(attempt, Done(attempt.next_id(), "stop", 2), "done", 1000)
+    )
     await asyncio.sleep(0)
     assert await slow.answer() == ["5-0"]
     assert await slow.answer() == ["5-1"]

@@ -83,7 +83,9 @@ async def test_who_lost_the_job_cannot_finish_it(
     assert (await producer.result("j")).finish_reason == "stop"
 
 
-async def test_who_lost_the_job_knows_it_at_the_next_append(queue: Queue, log: EventLog, producer: Producer) -> None:
+async def test_who_lost_the_job_knows_it_at_the_next_append(
+    queue: Queue, log: EventLog, producer: Producer
+) -> None:
     entry, old = await claimed(queue, producer)
     await claimed_again(queue, entry)
     log.append(old, started(old))
@@ -205,7 +207,9 @@ async def test_nothing_is_written_to_a_log_that_is_gone(
     assert await redis.exists(keys.log("j")) == 0
 
 
-async def test_two_owners_who_write_at_once_never_mix(queue: Queue, log: EventLog, producer: Producer) -> None:
+async def test_two_owners_who_write_at_once_never_mix(
+    queue: Queue, log: EventLog, producer: Producer
+) -> None:
     """Whatever the interleaving, the log holds a prefix of the first attempt and then only the second."""
     entry, old = await claimed(queue, producer)
     log.append(old, started(old))

@@ -139,7 +139,9 @@ async def test_what_is_left_after_the_grace_time_is_handed_back_at_once(
     assert (waiting.reason, second.number, second.worker) == ("released", 1, "second")
 
 
-async def test_a_second_stop_does_not_wait_for_the_grace_time(producer: Producer, start_worker: StartWorker) -> None:
+async def test_a_second_stop_does_not_wait_for_the_grace_time(
+    producer: Producer, start_worker: StartWorker
+) -> None:
     gate = Gate()
     worker = await start_worker(gated_registry(gate), grace=3600.0)
     job = await producer.enqueue("x", provider="gated")

@@ -45,7 +45,7 @@ async def peer() -> Peer:
 async def writer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
-    writer = Writer(None)  # type: ignore[arg-type]
+    writer = Writer(None, 60)  # type: ignore[arg-type]
     writer._scripts = peer  # type: ignore[assignment]
     running = asyncio.create_task(writer.run())
     yield writer
@@ -64,7 +64,9 @@ async def test_the_first_call_goes_at_once_and_the_rest_together(writer: Writer,
     assert await asyncio.gather(first, *others) == [b"a", b"b", b"c", b"d"]
 
 
-async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(writer: Writer, peer: Peer) -> None:
+async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
+    writer: Writer, peer: Peer
+) -> None:
     first = [writer.submit(call(name)) for name in "ab"]
     assert await peer.pipelines.get() == ["a", "b"]
     later = writer.submit(call("c"))

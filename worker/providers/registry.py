@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
@@ -55,15 +56,21 @@ class Provider:
     kind: str
     cls: type[Any]
     """An `AsyncGeneratorProvider`, or any class of that shape."""
-    url: str
+    url: str = field(repr=False)  # may hold a password
     working: bool
     models: Sequence[str]
     key_variable: str | None = None
     api_key: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     allowed: frozenset[str] = frozenset()
     timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without user name and password."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     @property
     def lacks_key(self) -> bool:
@@ -180,7 +187,7 @@ class Registry:
                 "unknown_provider", f"provider {name!r} is unknown here; there are: {self._all()}"
             )
         if not provider.working:
-            text = f"provider {name!r} ({provider.url}) is marked as not working; working: {self._working()}"
+            text = f"provider {name!r} ({provider.shown_url}) is marked as not working; working: {self._working()}"
             return NoProvider("provider_not_working", text)
         if provider.lacks_key:
             text = f"provider {name!r} needs a key: set {provider.key_variable} where the worker runs"
@@ -202,13 +209,18 @@ def load_class(path: str) -> type[Any]:
         ValueError: there is none, or it has not the shape of a provider.
     """
     module_name, _, class_name = path.partition(":")
+    if not module_name or not class_name or module_name.startswith("."):
+        raise ValueError(f"{path!r} is not of the form module:Class")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"no provider class at {path!r}: {error}") from error
+    except Exception as error:  # the module is not ours: importing it may raise anything
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"no provider class at {path!r}: {why}") from error
+    if not inspect.isclass(cls):
+        raise ValueError(f"{path!r} is no class")
     if not callable(getattr(cls, "create_async_generator", None)):
         raise ValueError(f"{path!r} has no classmethod create_async_generator, so it is no provider")
-    return cls  # type: ignore[no-any-return]
+    return cls
 
 
 def _as_dict(timeouts: Timeouts) -> dict[str, float]:

@@ -1,0 +1,43 @@
+# syntax=docker/dockerfile:1
+
+# ---- build: everything lands in a virtual environment, which is all that the image takes over -----------------
+FROM python:3.13-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+
+# constraints.txt pins every extra, development tools included. `pip install --require-hashes -r` would install all
+# of it, and not every pip takes the hashes of a list that it is only given as `-c`. So pip resolves what is needed
+# by the pinned versions, and before anything is installed, each wheel's hash has to stand in constraints.txt.
+RUN sed -e '/^#/d' -e '/^ *--hash/d' -e 's/ [\\]$//' constraints.txt > versions.txt
+
+# The tool that builds the project's own wheel; it stays in this stage.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip download --quiet -c versions.txt -d tools hatchling \
+    && sha256sum tools/*.whl | cut -c -64 | xargs -I HASH grep -q -e --hash=sha256:HASH constraints.txt \
+    && python -m venv tools/venv \
+    && tools/venv/bin/pip install --quiet --no-index --find-links tools hatchling
+
+COPY producer producer
+COPY worker worker
+RUN tools/venv/bin/pip wheel --quiet --no-deps --no-build-isolation -w dist .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip download --quiet -c versions.txt -d wheels "$(echo dist/chatrelay-*.whl)[worker,cli]" \
+    && rm wheels/chatrelay-*.whl \
+    && sha256sum wheels/*.whl | cut -c -64 | xargs -I HASH grep -q -e --hash=sha256:HASH constraints.txt \
+    && python -m venv --without-pip /opt/chatrelay \
+    && pip --python /opt/chatrelay/bin/python install --quiet --no-index --find-links wheels --find-links dist \
+       "chatrelay[worker,cli]"
+
+# ---- the image -----------------------------------------------------------------------------------------------
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin chatrelay
+COPY --from=build /opt/chatrelay /opt/chatrelay
+ENV PATH=/opt/chatrelay/bin:$PATH
+USER 10001:10001
+
+# No shell in between: SIGTERM reaches the worker, which then drains. There is no embedded server in here, so
+# CHAT_REDIS_URL has to be set. `chat-producer` is here as well: --entrypoint chat-producer.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["chat-worker"]
+CMD ["run"]

@@ -1,0 +1,203 @@
+"""Events, ids and frames."""
+
+import math
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producer.wire.codec import WireError, pack
+from producer.wire.events import (
+    MAX_FRAME_BYTES,
+    MAX_TEXT_CHARS,
+    QUEUED_ID,
+    Chunk,
+    Done,
+    Event,
+    EventId,
+    Failed,
+    Frame,
+    Queued,
+    Started,
+    ToolCall,
+    Unknown,
+    Usage,
+    Waiting,
+    decode_frame,
+    encode,
+)
+from tests.wire.strategies import attempts, hostile, read, text
+
+ids = st.builds(EventId, st.integers(0, 10**19 - 1), st.integers(0, 10**19 - 1))
+
+
+def joined(events: list[Event]) -> bytes:
+    return b"".join(encode(event) for event in events)
+
+
+# -- ids -------------------------------------------------------------------------------------------------------
+
+
+@given(ids)
+def test_an_id_reads_as_it_is_written(event_id: EventId) -> None:
+    assert EventId.parse(str(event_id)) == event_id
+
+
+def test_ids_are_ordered_as_numbers_not_as_text() -> None:
+    shuffled = ["10-9", "0-1", "10-10", "9-10", "10-0"]
+    assert sorted(shuffled, key=EventId.parse) == ["0-1", "9-10", "10-0", "10-9", "10-10"]
+
+
+@given(st.text("0123456789-", max_size=25) | text)
+def test_a_text_is_an_id_only_in_its_one_form(text: str) -> None:
+    event_id = read(lambda data: EventId.parse(data.decode()), text.encode())
+    assert event_id is None or str(event_id) == text
+
+
+def test_a_long_text_is_not_repeated_in_the_reason() -> None:
+    with pytest.raises(WireError) as raised:
+        EventId.parse("9" * 1_000_000)
+    assert len(str(raised.value)) < 150
+
+
+def test_a_job_begins_at_the_lowest_id_that_a_stream_can_hold() -> None:
+    assert str(QUEUED_ID) == "0-1"
+
+
+# -- frames ----------------------------------------------------------------------------------------------------
+
+
+@given(attempts())
+def test_events_joined_are_a_frame_that_reads_as_them(events: list[Event]) -> None:
+    frame = decode_frame(joined(events))
+    first = EventId.parse(events[0].id)
+    assert frame == Frame(first.attempt, first.seq, tuple(events))
+    assert str(frame.last) == events[-1].id
+
+
+@given(attempts(min_size=2), st.data())
+def test_a_frame_may_be_cut_between_any_two_events(events: list[Event], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(1, len(events) - 1))
+    first, second = decode_frame(joined(events[:cut])), decode_frame(joined(events[cut:]))
+    assert first.events + second.events == tuple(events)
+    assert second.first_seq == first.last.seq + 1
+
+
+@given(attempts(min_size=3), st.data())
+def test_a_frame_with_a_hole_is_refused(events: list[Event], data: st.DataObject) -> None:
+    del events[data.draw(st.integers(1, len(events) - 2))]
+    with pytest.raises(WireError, match="stands where"):
+        decode_frame(joined(events))
+
+
+@given(attempts(min_size=2))
+def test_a_frame_whose_events_change_places_is_refused(events: list[Event]) -> None:
+    with pytest.raises(WireError, match="stands where"):
+        decode_frame(joined(events[::-1]))
+
+
+@given(attempts(), attempts())
+def test_frames_of_two_attempts_do_not_join(one: list[Event], other: list[Event]) -> None:
+    if EventId.parse(one[0].id).attempt != EventId.parse(other[0].id).attempt:
+        with pytest.raises(WireError, match="stands where"):
+            decode_frame(joined([*one, *other]))
+
+
+@given(attempts(), ids)
+def test_after_a_cursor_come_exactly_the_events_above_it(events: list[Event], cursor: EventId) -> None:
+    assert decode_frame(joined(events)).after(cursor) == _above(cursor, events)
+
+
+@given(attempts(), st.integers(-2, 8))
+def test_a_cursor_inside_the_frame_cuts_it_there(events: list[Event], place: int) -> None:
+    first = EventId.parse(events[0].id)
+    cursor = EventId(first.attempt, max(0, first.seq + place))
+    assert decode_frame(joined(events)).after(cursor) == _above(cursor, events)
+
+
+def _above(cursor: EventId, events: list[Event]) -> tuple[Event, ...]:
+    return tuple(event for event in events if EventId.parse(event.id) > cursor)
+
+
+@given(hostile)
+@settings(max_examples=500, deadline=timedelta(seconds=5))
+def test_hostile_bytes_raise_nothing_but_a_wire_error_with_a_short_text(data: bytes) -> None:
+    frame = read(decode_frame, data)
+    assert frame is None or frame == decode_frame(joined(list(frame.events)))
+
+
+def test_the_longest_text_of_the_widest_characters_fits_into_a_frame() -> None:
+    event = Chunk("1-1", "\U0001f600" * MAX_TEXT_CHARS)
+    assert decode_frame(encode(event)).events == (event,)
+
+
+def test_a_frame_of_the_largest_size_is_read_and_one_byte_more_is_not() -> None:
+    overhead = len(encode(Chunk("1-1", "x" * 100_000))) - 100_000
+    largest = encode(Chunk("1-1", "x" * (MAX_FRAME_BYTES - overhead)))
+    assert len(largest) == MAX_FRAME_BYTES
+    assert decode_frame(largest).last == EventId(1, 1)
+    with pytest.raises(WireError, match="the limit is 8,388,608"):
+        encode(Chunk("1-1", "x" * (MAX_FRAME_BYTES - overhead + 1)))
+
+
+def test_a_reason_does_not_repeat_a_long_id_or_type() -> None:
+    for second in (
+        Unknown("9" * 100_000, {"type": "x"}).body(),
+        {"id": "1-1", "type": 5, "x": "y" * 100_000},
+    ):
+        with pytest.raises(WireError) as raised:
+            decode_frame(encode(Chunk("1-0", "")) + pack(second))
+        assert len(str(raised.value)) < 200
+
+
+# -- events ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Usage("1-1", -1, 0),
+        Usage("1-1", 1, 1, {"cost": math.inf}),
+        Usage("1-1", 1, 1, {"raw": b"x"}),
+        Done("1-1", "stop", 5, {"of": 2**70}),
+        ToolCall("1-1", {"arguments": "\ud83d"}),
+        ToolCall("1-1", {"arguments": "x" * (MAX_FRAME_BYTES + 1)}),
+        Failed("1-1", "cut", "half \udc00", 1),
+        Queued("zero", "default"),
+        Unknown("1-1", {}),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_no_reader_would_accept_is_not_written(event: Event) -> None:
+    with pytest.raises(WireError):
+        encode(event)
+
+
+def test_unset_fields_are_left_out() -> None:
+    assert Started("1-0", 1, "echo", "w1").body() == {
+        "id": "1-0",
+        "type": "started",
+        "number": 1,
+        "provider": "echo",
+        "worker": "w1",
+        "keeps": 0,
+    }
+
+
+def test_three_types_end_a_job_and_no_other_does() -> None:
+    def kinds(kind: type[Event]) -> set[type[Event]]:
+        return {kind}.union(*(kinds(inner) for inner in kind.__subclasses__()))
+
+    assert {kind.type for kind in kinds(Event) if kind.terminal} == {"done", "failed", "cancelled"}
+
+
+def test_an_event_of_a_later_release_keeps_all_that_it_carries() -> None:
+    body = {"id": "1-1", "type": "citation", "url": "https://example.org", "spans": [[0, 4]]}
+    (event,) = decode_frame(encode(Unknown("1-1", {k: v for k, v in body.items() if k != "id"}))).events
+    assert (event.type, event.terminal, event.body()) == ("unknown", False, body)
+
+
+def test_what_a_later_release_adds_to_a_known_event_is_left_aside() -> None:
+    data = pack({**Waiting("1-1", 5, "retry").body(), "provider": "groq"})
+    assert decode_frame(data).events == (Waiting("1-1", 5, "retry"),)

@@ -1,0 +1,219 @@
+"""Jobs: their fields, their limits and their bytes."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, UnknownVersion, WireError, pack
+from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, Job, Timeouts, explain
+from tests.wire.strategies import hostile, job_bodies, plain, read
+
+MINIMAL: dict[str, Any] = {
+    "v": 1,
+    "id": "job-1",
+    "queue": "default",
+    "messages": [{"role": "user", "content": "Say hi"}],
+    "created_at": 1_763_629_932_123,
+}
+
+
+def job(**fields: Any) -> Job:
+    return Job.model_validate(MINIMAL | fields)
+
+
+def decoded(**fields: Any) -> Job:
+    return Job.decode(pack(MINIMAL | fields))
+
+
+def of_size(size: int) -> Job:
+    """A job of exactly ``size`` bytes."""
+    overhead = len(job(metadata={"pad": "x" * 100_000}).encode()) - 100_000
+    return job(metadata={"pad": "x" * (size - overhead)})
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"a": 0}
+    for _ in range(levels - 2):
+        value = {"a": value}
+    return value
+
+
+# -- there and back --------------------------------------------------------------------------------------------
+
+
+@given(job_bodies)
+def test_every_job_reads_as_it_was_written(body: dict[str, Any]) -> None:
+    made = Job.model_validate(body)
+    assert Job.decode(made.encode()) == made
+
+
+@given(job_bodies)
+def test_a_job_that_was_read_is_written_as_the_same_bytes(body: dict[str, Any]) -> None:
+    data = Job.model_validate(body).encode()
+    assert Job.decode(data).encode() == data
+
+
+@given(hostile)
+@settings(max_examples=500, deadline=timedelta(seconds=5))
+def test_hostile_bytes_raise_nothing_but_a_wire_error_with_a_short_text(data: bytes) -> None:
+    made = read(Job.decode, data)
+    assert made is None or Job.decode(made.encode()) == made
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Job.model_fields)), plain))
+@settings(deadline=timedelta(seconds=5))
+def test_whatever_a_field_holds_it_is_a_job_or_a_wire_error(fields: dict[str, Any]) -> None:
+    made = read(Job.decode, pack(MINIMAL | fields))
+    assert made is None or Job.decode(made.encode()) == made
+
+
+def test_the_defaults_are_these() -> None:
+    made = decoded()
+    assert made.timeouts == Timeouts(connect=None, first_chunk=None, between_chunks=None, total=None)
+    assert (made.provider, made.model, made.temperature, made.deadline) == (None, None, None, None)
+    assert (made.max_attempts, made.on_retry) == (DEFAULT_MAX_ATTEMPTS, "restart") == (3, "restart")
+    assert (made.options, made.metadata, made.trace) == ({}, {}, {})
+
+
+def test_nothing_inside_a_map_is_lost_on_the_way() -> None:
+    made = job(
+        messages=[{"role": "assistant", "content": None, "tool_calls": []}],
+        options={"seed": None, "stop": [], "nested": {"none": None}},
+    )
+    assert Job.decode(made.encode()) == made
+
+
+# -- versions and unknown keys ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_version_is_refused_by_name_whatever_else_the_job_holds() -> None:
+    with pytest.raises(UnknownVersion, match="format version 2 is unknown, this release reads 1"):
+        Job.decode(pack({"v": 2, "steps": []}))
+
+
+def test_keys_of_a_later_release_are_left_aside() -> None:
+    assert decoded(zone="eu", timeouts={"total": 5, "idle": 1}) == job(timeouts={"total": 5})
+
+
+def test_a_caller_of_this_release_may_not_misspell_a_field() -> None:
+    for fields, place in (({"modle": "x"}, "modle"), ({"timeouts": {"totl": 1}}, "timeouts.totl")):
+        with pytest.raises(ValidationError) as raised:
+            job(**fields)
+        assert explain(raised.value) == f"{place}: no such field"
+
+
+# -- limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_of_the_largest_size_goes_through_and_one_byte_more_does_not() -> None:
+    largest, too_large = of_size(MAX_JOB_BYTES), of_size(MAX_JOB_BYTES + 1)
+    data = largest.encode()
+    assert len(data) == MAX_JOB_BYTES
+    assert Job.decode(data) == largest
+    with pytest.raises(WireError, match="the job has 4,194,305 bytes, the limit is 4,194,304"):
+        too_large.encode()
+    with pytest.raises(WireError, match="4,194,305 bytes, the limit is 4,194,304"):
+        Job.decode(data + b"\x00")
+
+
+def test_ten_thousand_messages_go_through_and_one_more_does_not() -> None:
+    most = MINIMAL["messages"] * MAX_MESSAGES
+    assert len(Job.decode(job(messages=most).encode()).messages) == 10_000
+    with pytest.raises(ValidationError, match="at most 10000 items"):
+        job(messages=most + MINIMAL["messages"])
+    with pytest.raises(WireError, match="messages: "):
+        decoded(messages=most + MINIMAL["messages"])
+
+
+@pytest.mark.parametrize(
+    ("field", "above"),
+    [("options", 1), ("metadata", 1), ("messages", 2)],
+    ids=["options", "metadata", "messages"],
+)
+def test_a_job_that_may_be_written_may_be_read_to_the_last_level(field: str, above: int) -> None:
+    def with_levels(levels: int) -> Any:
+        value = nested(levels - above)
+        return [{"role": "user", "content": "", **value}] if field == "messages" else value
+
+    deepest = job(**{field: with_levels(MAX_DEPTH)})
+    assert Job.decode(deepest.encode()) == deepest
+    with pytest.raises(WireError, match="deeper than 32 levels"):
+        job(**{field: with_levels(MAX_DEPTH + 1)}).encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"provider": ["echo"] * (MAX_ITEMS + 1)},
+        {"messages": [{"role": "user", "content": [{"type": "text"}] * (MAX_ITEMS + 1)}]},
+        {"options": {"stop": [""] * (MAX_ITEMS + 1)}},
+        {"metadata": {str(n): n for n in range(MAX_ITEMS + 1)}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_list_that_no_worker_would_read_is_not_written(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="20,001 items, the limit is 20,000"):
+        job(**fields).encode()
+
+
+@pytest.mark.parametrize("value", [b"", float("nan"), {1: 2}, object(), "\ud800", 2**64])
+@pytest.mark.parametrize("field", ["options", "metadata"])
+def test_what_json_has_no_form_for_is_refused_with_the_fields_name(field: str, value: object) -> None:
+    with pytest.raises(ValidationError) as raised:
+        job(**{field: {"x": value}})
+    assert explain(raised.value).startswith(f"{field}: ")
+
+
+def test_bytes_are_no_content() -> None:
+    with pytest.raises(WireError):
+        decoded(messages=[{"role": "user", "content": b""}])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"trace": {"k" * 100_000: 1}},
+        {"id": "x" * 100_000},
+        {"provider": ["y " * 100_000]},
+        {"messages": [{"role": "z" * 100_000, "content": ""}]},
+        {"on_retry": "w" * 100_000},
+        {"v": "u" * 100_000},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_reason_does_not_repeat_the_input_at_length(fields: dict[str, Any]) -> None:
+    with pytest.raises(WireError) as raised:
+        decoded(**fields)
+    assert len(str(raised.value)) < 300
+
+
+# -- the id of what is no job ----------------------------------------------------------------------------------
+
+
+def test_a_broken_job_still_says_whose_it_is() -> None:
+    assert Job.id_in(pack({"v": 7, "id": "job-1"})) == "job-1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        pack({}),
+        pack({"id": 5}),
+        pack({"id": "a}b"}),
+        pack({"id": "a" * 129}),
+        pack({"id": "a"}) * 2,
+    ],
+)
+def test_where_no_id_can_be_trusted_there_is_none(data: bytes) -> None:
+    assert Job.id_in(data) is None
+
+
+@given(hostile)
+def test_looking_for_an_id_never_raises(data: bytes) -> None:
+    Job.id_in(data)
