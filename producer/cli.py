@@ -164,6 +164,7 @@ async def _print_events(producer: Producer, job_id: str, after: str | None, *, a
         sys.stdout.flush()
         end = events[-1]
     printer.close()
+    sys.stdout.flush()  # here, where a reader that has gone is noticed, and not at the interpreter's exit
     if end is None:  # the cursor stood at the end already
         end = await _last_event(producer, job_id)
     check_done(job_id, end)
