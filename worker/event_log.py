@@ -3,12 +3,16 @@
 import asyncio
 from collections import deque
 
+import structlog
+
 from producer.connection import Call
 from producer.wire.codec import WireError
 from producer.wire.events import Event, EventId, encode
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.writer import Writer
+
+logger = structlog.get_logger("chatrelay.event_log")
 
 MAX_MERGED_BYTES = 64 * 1024
 """A frame grows by merging up to this size; a single larger event is a frame of its own."""
@@ -149,7 +153,10 @@ class EventLog:
             written.add_done_callback(lambda future: self._after_write(attempt, future))
 
     def _after_write(self, attempt: Attempt, written: "asyncio.Future[bytes]") -> None:
-        if written.cancelled() or written.exception() or written.result() not in (b"written", b"repeated"):
+        refusal = None if written.cancelled() else written.exception()
+        if refusal is not None:
+            logger.error("redis refused a frame", job=attempt.job_id, error=str(refusal))
+        if written.cancelled() or refusal or written.result() not in (b"written", b"repeated"):
             attempt.lose()
         else:
             self._write_next(attempt)

@@ -62,9 +62,7 @@ class Executor:
                 return await self._refuse(entry, str(error))
             return await self._run(entry, job)
         except RedisError as error:
-            # Redis is there and refuses. The entry stays claimed, and nothing is lost.
-            logger.error("redis refused", queue=entry.queue, entry=entry.id, error=str(error))
-            return Lost()
+            return await self._give_up(entry, error)
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         provider = self._provider_for(job)
@@ -86,6 +84,16 @@ class Executor:
         job_id = Job.id_in(entry.body)
         claimed = await self._queue.claim(entry, job_id, created_at=_now_ms()) if job_id else None
         return await self._conclude(entry, claimed.attempt if claimed else None, Undecodable(reason))
+
+    async def _give_up(self, entry: Entry, error: RedisError) -> Outcome:
+        """Bury what Redis refuses to work on, such as a job under whose key something else stands."""
+        logger.error("redis refused", queue=entry.queue, entry=entry.id, error=str(error))
+        try:
+            await self._queue.bury(entry, f"redis refused: {error}")
+        except RedisError as again:
+            # Then nothing can be done here: the entry stays claimed, and nothing is lost.
+            logger.error("redis refused to bury", queue=entry.queue, entry=entry.id, error=str(again))
+        return Lost()
 
     def _provider_for(self, job: Job) -> Provider | Failure:
         if job.deadline is not None and job.deadline <= _now_ms():

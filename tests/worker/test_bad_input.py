@@ -474,3 +474,22 @@ async def test_failing_services_do_not_stop_the_worker(producer: Producer, start
     assert {name: end.code for name, end in ends.items() if isinstance(end, Failed)} == {
         name: row.code for name, row in UPSTREAM.items()
     }
+
+
+# -- in Redis itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["log", "record", "cancel"])
+async def test_a_job_whose_keys_hold_something_else_is_buried_and_the_worker_goes_on(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, place: str
+) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    key = {"log": keys.log, "record": keys.record, "cancel": keys.cancel}[place](job.id)
+    await redis.delete(key)
+    await redis.lpush(key, "neither a stream, a hash nor a string")
+    await start_worker()
+    dead = await first_dead(redis, keys)
+    assert dead[b"reason"].startswith(b"redis refused")
+    assert dead[b"job"] == job.encode()
+    good = await producer.enqueue("after", provider="echo")
+    assert (await producer.result(good.id)).text == "after"

@@ -3,6 +3,8 @@
 -- ARGV  1 entry   2 worker   3 TTL in ms   4 queue   5 frame of the queued event   6 created_at in ms
 --       7 provider, '' if none can be asked   8 model
 -- Result: {'claimed', attempt, number, cancel mark or ''} - {'ended'} - {'elsewhere'} (another entry runs this job)
+-- All reads come first: where one of them fails, nothing has been written.
+local mark = redis.call('GET', KEYS[3])
 local record = redis.call('HMGET', KEYS[2], 'status', 'entry', 'attempt')
 local status, entry = record[1], record[2]
 if status == 'done' or status == 'failed' or status == 'cancelled' then
@@ -39,4 +41,4 @@ end
 redis.call('HSETNX', KEYS[2], 'started_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return {'claimed', text, number, redis.call('GET', KEYS[3]) or ''}
+return {'claimed', text, number, mark or ''}
