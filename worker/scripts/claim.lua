@@ -18,7 +18,7 @@ local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if not last then -- it waited for longer than its keys live: begin them anew
   redis.call('DEL', KEYS[1])
   redis.call('XADD', KEYS[1], '0-1', 'f', ARGV[5])
-  redis.call('HSET', KEYS[2], 'queue', ARGV[4], 'created_at', ARGV[6])
+  redis.call('HSET', KEYS[2], 'created_at', ARGV[6])
   last = {'0-1'}
 end
 
@@ -34,7 +34,8 @@ redis.call('XADD', KEYS[1], fence, 'f', '')
 redis.call('XDEL', KEYS[1], fence)
 
 local number = redis.call('HINCRBY', KEYS[2], 'number', 1)
-redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'entry', ARGV[1], 'worker', ARGV[2])
+redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'entry', ARGV[1], 'worker', ARGV[2],
+  'queue', ARGV[4])
 if ARGV[7] ~= '' then
   redis.call('HSET', KEYS[2], 'provider', ARGV[7], 'model', ARGV[8])
 end
