@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -32,6 +32,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class LogLevel(StrEnum):
@@ -94,8 +96,7 @@ def run(
 ) -> None:
     """Take jobs and answer them until SIGTERM or Ctrl-C; a second one stops at once."""
     logs.set_up(log_level, log_format)
-    # Until the loop's own handlers stand: end by an exception, so that what was started is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    early_stop = _note_early_signals()
     registry = _registry(config)
     with _redis(redis_url) as url:
         settings = _settings(
@@ -107,7 +108,7 @@ def run(
             grace=grace,
             retention=retention,
         )
-        _run_loop(Worker(settings, registry))
+        _run_loop(Worker(settings, registry), early_stop)
 
 
 @app.command()
@@ -183,11 +184,21 @@ def _usage(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _run_loop(worker: Worker) -> None:
+def _note_early_signals() -> threading.Event:
+    """Until the loop listens, a signal is only noted: an exception anywhere would leave behind what was started."""
+    noted = threading.Event()
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda *_: noted.set())
+    return noted
+
+
+def _run_loop(worker: Worker, early_stop: threading.Event) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, worker.stop)
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, worker.stop)
+        if early_stop.is_set():
+            worker.stop()
         await worker.run()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
