@@ -36,6 +36,7 @@ class Attempt:
         self.id = id_
         self.number = number
         self.lost = False
+        self.sealed = False
         self._next_seq = 0
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -82,6 +83,10 @@ class Attempt:
         self._taken_seq += len(pieces)
         return str(EventId(self.id, self._taken_seq)), b"".join(pieces)
 
+    def seal(self) -> None:
+        """Take no further events: the last one is on its way, whatever a provider that would not stop still says."""
+        self.sealed = True
+
     def lose(self) -> None:
         """Note that the job has another owner; what waits is dropped."""
         self.lost = True
@@ -108,14 +113,9 @@ class EventLog:
             LeaseLost: an earlier event was refused.
             WireError: no reader could read this event; its id goes to the next one.
         """
-        if attempt.lost:
+        if attempt.lost or attempt.sealed:
             raise LeaseLost(attempt.job_id)
-        try:
-            data = encode(event)
-        except WireError:
-            attempt.take_back_id()
-            raise
-        attempt.put(data)
+        attempt.put(self._encoded(attempt, event))
         if not attempt.is_writing:
             self._write_next(attempt)
 
@@ -131,20 +131,38 @@ class EventLog:
 
     async def finish(
         self, attempt: Attempt, event: Event, status: str, ttl_ms: int, *, counts: bool = True
-    ) -> None:
+    ) -> str | None:
         """Write the attempt's last event and the job's new ``status``; its keys live ``ttl_ms`` from then on.
+
+        Returns None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was written,
+        and the attempt has to finish as cancelled.
 
         Raises:
             LeaseLost: the job has another owner; nothing was written.
+            WireError: no reader could read this event; its id goes to the next one.
         """
+        frame = self._encoded(attempt, event)
+        attempt.seal()
         await self.flush(attempt)
         keys = self._keys
         names = [keys.log(attempt.job_id), keys.record(attempt.job_id)]
         names += [keys.cancel(attempt.job_id), keys.events(attempt.job_id)]
-        arguments = (attempt.id, event.id, encode(event), status, ttl_ms, 0 if counts else 1)
-        if await self._writer.submit(scripts.FINISH.on(names, *arguments)) not in (b"written", b"repeated"):
-            attempt.lose()
-            raise LeaseLost(attempt.job_id)
+        arguments = (attempt.id, event.id, frame, status, ttl_ms, 0 if counts else 1)
+        match await self._writer.submit(scripts.FINISH.on(names, *arguments)):
+            case b"written" | b"repeated":
+                return None
+            case [b"cancel", reason]:
+                attempt.take_back_id()
+                return str(reason.decode(errors="replace"))
+        attempt.lose()
+        raise LeaseLost(attempt.job_id)
+
+    def _encoded(self, attempt: Attempt, event: Event) -> bytes:
+        try:
+            return encode(event)
+        except WireError:
+            attempt.take_back_id()
+            raise
 
     def _write_next(self, attempt: Attempt) -> None:
         frame = attempt.take_frame()

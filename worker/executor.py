@@ -15,11 +15,11 @@ from worker.cancellations import Cancellations
 from worker.event_log import Attempt, EventLog, LeaseLost
 from worker.outcome import (
     CancelAsked,
-    Ending,
     Failure,
     Lost,
     NothingToDo,
     Outcome,
+    Released,
     Undecodable,
     Verb,
     ending_of,
@@ -52,6 +52,7 @@ class Executor:
         self._registry = registry
         self._http = http
         self._settings = settings
+        self._unstoppable: set[asyncio.Task[Outcome]] = set()
 
     async def execute(self, entry: Entry) -> Outcome:
         """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
@@ -71,8 +72,8 @@ class Executor:
         if claimed is None:
             return await self._conclude(entry, None, NothingToDo())
         outcome: Outcome
-        if claimed.cancel_asked:
-            outcome = CancelAsked()
+        if claimed.cancel_reason is not None:
+            outcome = CancelAsked(claimed.cancel_reason)
         elif isinstance(provider, Failure):
             outcome = provider
         else:
@@ -102,6 +103,9 @@ class Executor:
             return self._registry.match(job)
         except NoProvider as error:
             return Failure(error.code, error.message)
+        except Exception:  # a class that is not ours may have anything for its attributes
+            logger.exception("no provider could be looked for", job=job.id)
+            return Failure("internal_error", "no provider could be looked for; see the worker's log")
 
     async def _ask(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
         answering = asyncio.create_task(
@@ -109,12 +113,26 @@ class Executor:
         )
         try:
             with self._cancellations.watch(job.id, attempt.id, answering) as stop:
-                await asyncio.wait([answering])
+                ended = await stop.wait()
         finally:
             answering.cancel()  # for the case that this task itself was cancelled
+        if not ended:
+            logger.error("a provider would not be stopped", job=job.id, provider=provider.name)
+            return self._left_open(answering, stop.reason)
         if answering.cancelled():
             return stop.reason or Failure("provider_crashed", f"provider {provider.name!r} cancelled itself")
         return answering.result()
+
+    def _left_open(
+        self, answering: "asyncio.Task[Outcome]", reason: CancelAsked | Released | None
+    ) -> Outcome:
+        self._unstoppable.add(answering)
+        answering.add_done_callback(self._unstoppable.discard)
+        return (
+            CancelAsked(reason.reason, upstream_closed=False)
+            if isinstance(reason, CancelAsked)
+            else Released()
+        )
 
     async def _answer(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
         try:
@@ -140,24 +158,32 @@ class Executor:
             )
 
     async def _conclude(self, entry: Entry, attempt: Attempt | None, outcome: Outcome) -> Outcome:
+        if attempt is not None and ending_of(outcome).status is not None:
+            outcome = await self._finish(attempt, outcome)
         ending = ending_of(outcome)
-        if attempt is not None and ending.status is not None:
-            try:
-                await self._finish(attempt, outcome, ending)
-            except LeaseLost:
-                outcome, ending = Lost(), ending_of(Lost())
         await self._do(ending.verb, entry, outcome)
         logger.info(
             "job ended", job=attempt and attempt.job_id, queue=entry.queue, outcome=_described(outcome)
         )
         return outcome
 
-    async def _finish(self, attempt: Attempt, outcome: Outcome, ending: Ending) -> None:
+    async def _finish(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
+        try:
+            reason = await self._write_end(attempt, outcome)
+            if reason is not None:
+                outcome = CancelAsked(reason)
+                await self._write_end(attempt, outcome)
+        except LeaseLost:
+            return Lost()
+        return outcome
+
+    async def _write_end(self, attempt: Attempt, outcome: Outcome) -> str | None:
+        ending = ending_of(outcome)
         assert ending.status is not None, "only outcomes that write an event come here"
         event = event_of(outcome, attempt.next_id(), attempts=attempt.number, now_ms=_now_ms())
-        ends = event.terminal
-        ttl_ms = int(self._settings.retention * 1000) if ends else UNFINISHED_MS
-        await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
+        ttl_ms = int(self._settings.retention * 1000) if event.terminal else UNFINISHED_MS
+        return await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
 
     async def _do(self, verb: Verb, entry: Entry, outcome: Outcome) -> None:
         match verb:

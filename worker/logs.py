@@ -1,9 +1,15 @@
-"""Log lines for people at a terminal, JSON for machines everywhere else."""
+"""Log lines for people at a terminal, JSON for machines everywhere else; secrets in neither."""
 
 import logging
 import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any
 
 import structlog
+
+from worker.providers.redaction import redact
+
+_secrets: set[str] = set()
 
 
 def set_up(level: str, log_format: str) -> None:
@@ -16,10 +22,21 @@ def set_up(level: str, log_format: str) -> None:
         processors=[
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if as_json else structlog.dev.set_exc_info,
+            # Before the renderers, whose own way of showing an exception would show local variables as well.
+            structlog.processors.format_exc_info,
+            _without_secrets,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Never show any of ``secrets`` in a log line: what others raise is logged, and may hold them."""
+    _secrets.update(secrets)
+
+
+def _without_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: redact(value, _secrets) if isinstance(value, str) else value for key, value in event.items()}

@@ -27,9 +27,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
-    """Somebody cancelled the job; no call to the provider is open."""
+    """Somebody cancelled the job. ``upstream_closed``: no call to the provider is open any more."""
 
     reason: str = "requested"
+    upstream_closed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,25 @@ def ending_of(outcome: Outcome) -> Ending:
             return Ending(None, Verb.NOTHING)
 
 
+_MAX_CHARS = 2000
+
+
+def _fit(text: str) -> str:
+    """Make whatever somebody else said fit to be read: bounded, and without halves of surrogate pairs."""
+    return text[:_MAX_CHARS].encode(errors="replace").decode()
+
+
 def event_of(outcome: Outcome, event_id: str, *, attempts: int, now_ms: int) -> Event:
     """Return the event that an attempt ends with; only for outcomes whose ending has a status."""
     match outcome:
         case Answered(finish_reason, chars, usage):
             return Done(event_id, finish_reason, chars, usage)
         case Failure(code, message):
-            return Failed(event_id, code, message, attempts)
+            return Failed(event_id, code, _fit(message), attempts)
         case Undecodable(reason):
-            return Failed(event_id, "invalid_job", reason, attempts)
-        case CancelAsked(reason):
-            return Cancelled(event_id, reason, upstream_closed=True)
+            return Failed(event_id, "invalid_job", _fit(reason), attempts)
+        case CancelAsked(reason, upstream_closed):
+            return Cancelled(event_id, _fit(reason), upstream_closed)
         case Released():
             return Waiting(event_id, now_ms, "released")
     raise AssertionError(f"{outcome} writes no event")

@@ -1,6 +1,8 @@
 """The queues as verbs: take, claim, settle, release, bury."""
 
 import asyncio
+import secrets
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,10 +36,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """This worker owns the job. ``cancel_asked``: it is not to start."""
+    """This worker owns the job. ``cancel_reason``: somebody cancelled it, so it is not to start."""
 
     attempt: Attempt
-    cancel_asked: bool
+    cancel_reason: str | None
 
 
 class Queue:
@@ -55,8 +57,10 @@ class Queue:
         self._worker = settings.name
         self._consumer = f"{settings.name}:{settings.consumer_suffix}"
         self._timeout = settings.timeout
+        self._retention_ms = int(settings.retention * 1000)
         self._is_open = False
         self._in_doubt = False
+        self._parked: deque[Entry] = deque()
         self._held: set[tuple[str, str]] = set()
         self._block_ms = max(1, int(settings.poll * 1000))
 
@@ -74,8 +78,6 @@ class Queue:
     async def take(self, count: int) -> list[Entry]:
         """Return new entries as soon as there are any, at most ``count``; none if there are none for a while.
 
-        With several queues, the wait itself can bring one entry of each queue that had none a moment before.
-
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses. Nothing is lost: calling again
                 brings what was on its way when the connection broke.
@@ -83,7 +85,7 @@ class Queue:
         if not self._is_open:
             await self.open()
         try:
-            entries = await self._unheard(count) if self._in_doubt else await self._new(count)
+            entries = await self._unheard(count) if self._in_doubt else await self._waiting(count)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -94,13 +96,19 @@ class Queue:
             self._in_doubt = True
             raise
         self._held.update((entry.queue, entry.id) for entry in entries)
-        return entries
+        self._parked.extend(entries[count:])
+        return entries[:count]
+
+    async def _waiting(self, count: int) -> list[Entry]:
+        if self._parked:
+            return [self._parked.popleft() for _ in range(min(count, len(self._parked)))]
+        return await self._new(count)
 
     async def _new(self, count: int) -> list[Entry]:
         if len(self._streams) == 1:
             return await self._read(list(self._streams), count, self._block_ms)
         entries: list[Entry] = []
-        for stream in self._streams:
+        for stream in self._in_turn():
             try:
                 entries += await self._read([stream], count - len(entries), None)
             except RedisError:
@@ -110,7 +118,14 @@ class Queue:
                 break  # what Redis has handed over already must not be dropped
             if len(entries) >= count:
                 break
+        # A blocking read of several streams may bring one entry of each: what has no slot yet is parked.
         return entries or await self._read(list(self._streams), 1, self._block_ms)
+
+    def _in_turn(self) -> list[str]:
+        """Return the streams, each time another one first, so that none keeps the others waiting."""
+        first, *others = self._streams
+        self._streams = {stream: self._streams[stream] for stream in (*others, first)}
+        return list(self._streams)
 
     async def _unheard(self, count: int) -> list[Entry]:
         """Return what Redis handed to this consumer in a reply that never arrived."""
@@ -149,10 +164,13 @@ class Queue:
         keys = self._keys
         names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
         queued = encode(Queued(str(QUEUED_ID), entry.queue))
-        arguments = (entry.id, self._worker, UNFINISHED_MS, entry.queue, queued, created_at, provider, model)
-        match await self._writer.submit(scripts.CLAIM.on(names, *arguments)):
-            case [b"claimed", attempt, number, cancel]:
-                return Claimed(Attempt(job_id, int(attempt), int(number)), bool(cancel))
+        who, token = (entry.id, self._worker), secrets.token_hex(4)
+        what = (entry.queue, queued, created_at, provider, model)
+        call = scripts.CLAIM.on(names, *who, UNFINISHED_MS, *what, token, self._retention_ms)
+        match await self._writer.submit(call):
+            case [b"claimed", attempt, number, mark]:
+                cancel = mark.decode(errors="replace") if mark else None
+                return Claimed(Attempt(job_id, int(attempt), int(number)), cancel)
         return None
 
     async def settle(self, entry: Entry) -> None:
@@ -173,6 +191,11 @@ class Queue:
     async def _part_with(self, entry: Entry, call: Call) -> None:
         await self._writer.submit(call)
         self._held.discard((entry.queue, entry.id))
+
+    async def release_parked(self) -> None:
+        """Hand back what was taken and never given out."""
+        while self._parked:
+            await self.release(self._parked.popleft())
 
     async def leave(self) -> None:
         """Take this worker's consumer out of the groups, where it holds nothing."""

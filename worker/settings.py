@@ -34,5 +34,7 @@ class Settings(BaseModel):
     """How long Redis may take to answer before the connection counts as broken."""
     poll: Annotated[float, Field(gt=0)] = 1.0
     """How long one read waits for a job. A stopping worker lets its last read end."""
+    check: Annotated[float, Field(gt=0)] = 5.0
+    """How often the cancel marks of running jobs are looked at, for the case that the hint was lost."""
     consumer_suffix: str = Field(default_factory=lambda: secrets.token_hex(4))
     """Keeps two workers of one name apart in the consumer group."""

@@ -177,7 +177,8 @@ class Worker:
         """Nothing new is taken any more. In this order:
 
         1. Running jobs get the grace time: an answer that can be finished is not started twice.
-        2. What still runs is stopped, its provider call closed, its entry handed back for others to claim at once.
+        2. What still runs is stopped, its provider call closed, its entry handed back for others to claim at once;
+           so is what was taken and had no slot yet.
         3. The consumer is removed, if it holds nothing. The writer stops last, because all of this writes.
         """
         if self._jobs:
@@ -187,6 +188,7 @@ class Worker:
             logger.info("handing back what is left", running=len(self._jobs))
             parts.cancellations.release_all()
             await self._bounded(self._all_ended())
+        await self._bounded(parts.queue.release_parked())
         await self._bounded(parts.queue.leave())
         await self._abandon()
         logger.info("worker stopped", name=self._settings.name)
@@ -208,7 +210,7 @@ class Worker:
 
     async def _abandon(self) -> None:
         if self._jobs:
-            logger.error("redis is away: these jobs could not be handed back", jobs=len(self._jobs))
+            logger.error("some jobs could not be handed back in time", jobs=len(self._jobs))
             await end(*self._jobs)
 
 

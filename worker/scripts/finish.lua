@@ -2,13 +2,18 @@
 -- KEYS  1 log   2 record   3 cancel   4 events channel
 -- ARGV  1 attempt   2 id of the frame's last event   3 frame   4 status to come ('done', 'failed', 'cancelled',
 --       or 'waiting': the job goes on later)   5 TTL in ms from now on   6 1 if this attempt is not to be counted
--- Result: 'written' - 'repeated' (a reply was lost) - 'lost' (a later attempt owns the job) - 'gone' (no log)
+-- Result: 'written' - 'repeated' (a reply was lost) - 'lost' (a later attempt owns the job) - 'gone' (no log) -
+--         {'cancel', reason} (a cancel was promised meanwhile; nothing was written)
 local record = redis.call('HMGET', KEYS[2], 'attempt', 'status')
 if record[1] ~= ARGV[1] then
   return record[1] and 'lost' or 'gone'
 end
 if record[2] ~= 'running' then
   return #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 1 and 'repeated' or 'lost'
+end
+local mark = redis.call('GET', KEYS[3])
+if mark and ARGV[4] ~= 'cancelled' then
+  return {'cancel', mark}
 end
 local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[2], 'f', ARGV[3])
 if added == false then
