@@ -120,7 +120,8 @@ class TextStream:
         self._begin = begin
         self._on_restart = on_restart
         self._subscription: Subscription | None = None
-        self._handed_out = 0
+        self._handed_out = self._stands = 0
+        self._unsettled: list[str] = []
         self._pieces: list[str] = []
         self._end: Event | None = None
 
@@ -136,6 +137,7 @@ class TextStream:
             await self._read(self._subscription)
         piece = self._pieces.pop(0)
         self._handed_out += len(piece)
+        self._stands = self._handed_out
         return piece
 
     async def aclose(self) -> None:
@@ -144,22 +146,24 @@ class TextStream:
             await self._subscription.aclose()
 
     async def _read(self, subscription: Subscription) -> None:
-        """Read until nothing more is known to stand in the log, so that what is superseded is seen to be."""
-        stands, pieces = self._handed_out, list[str]()
+        """Read until nothing more is known to stand in the log, so that what is superseded is seen to be.
+
+        What was read is kept on the way: the caller may cancel a step and take the next one.
+        """
         while True:
             events = await subscription.read()
             for event in events:
                 if isinstance(event, Chunk):
-                    pieces.append(event.text)
+                    self._unsettled.append(event.text)
                 elif isinstance(event, Started):
-                    stands, pieces = _cut_back(stands, pieces, event.keeps)
+                    self._stands, self._unsettled = _cut_back(self._stands, self._unsettled, event.keeps)
             if events and events[-1].terminal:
                 self._end = events[-1]
             if self._end is not None or not subscription.behind:
                 break
-        self._pieces = [piece for piece in pieces if piece]
-        if stands < self._handed_out:
-            self._restart(stands)
+        self._pieces, self._unsettled = [piece for piece in self._unsettled if piece], []
+        if self._stands < self._handed_out:
+            self._restart(self._stands)
 
     def _restart(self, keeps: int) -> None:
         self._handed_out = keeps

@@ -4,13 +4,16 @@ from enum import Enum
 from typing import Any
 
 from producer import scripts
-from producer.errors import JobNotFound
+from producer.errors import CorruptLog, JobNotFound
 from producer.link import Link
-from producer.status import read_record
+from producer.status import number_in, read_record
 from producer.wire.codec import pack
 from producer.wire.events import Cancelled, EventId, encode
 from producer.wire.keys import Keys
-from producer.wire.lifetimes import RETENTION_MS, UNFINISHED_MS
+from producer.wire.lifetimes import UNFINISHED_MS
+
+_MAX_REASON_CHARS = 500
+_TRIES = 10
 
 
 class Cancellation(Enum):
@@ -29,17 +32,19 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancel
 
     Raises:
         JobNotFound: no such job, or its retention is over.
+        CorruptLog: its keys hold what no producer and no worker wrote.
         Unavailable: Redis cannot be reached.
     """
     names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id), keys.events(job_id)]
-    while True:
+    reason = reason[:_MAX_REASON_CHARS].encode(errors="replace").decode()
+    for _ in range(_TRIES):
         record, now_ms = await read_record(link, keys, job_id)
-        attempt = int(record.get(b"attempt", b"0"))
+        attempt = number_in(record, "attempt")
         # An attempt of its own, by the rule that claims follow: the server's time, and above the last one.
         own_attempt = max(now_ms, attempt + 1)
         frame = encode(Cancelled(str(EventId(own_attempt, 0)), reason, upstream_closed=True))
         (outcome,) = await link.run(
-            scripts.CANCEL.on(names, own_attempt, frame, UNFINISHED_MS, RETENTION_MS, now_ms, UNFINISHED_MS)
+            scripts.CANCEL.on(names, own_attempt, frame, reason, UNFINISHED_MS, now_ms)
         )
         match outcome:
             case b"cancelled":
@@ -53,6 +58,7 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancel
                 await _tell_workers(link, keys.control(record[b"queue"].decode()), hint)
                 return Cancellation.REQUESTED
             # b"again": an attempt began between the two steps, so a later id is due
+    raise CorruptLog(f"the log of job {job_id!r} and its record do not belong together")
 
 
 async def _tell_workers(link: Link, channel: str, hint: dict[str, Any]) -> None:

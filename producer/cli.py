@@ -18,13 +18,14 @@ from producer.answer import check_done
 from producer.client import Producer
 from producer.connection.embedded import NoEmbeddedServer, find
 from producer.errors import (
+    AnswerRestarted,
     ChatRelayError,
     InvalidCursor,
     InvalidJob,
     InvalidSetting,
     Unavailable,
 )
-from producer.wire.events import Chunk, Event, Started
+from producer.wire.events import Chunk, Done, Event, Started, ToolCall
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -155,7 +156,7 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
 
 
 async def _print_events(producer: Producer, job_id: str, after: str | None, *, as_json: bool) -> None:
-    printer = _JsonLines() if as_json else _Text()
+    printer = _JsonLines() if as_json else _Text(job_id)
     subscription = producer.subscribe(job_id, after)
     end: Event | None = None
     while events := await subscription.read():
@@ -187,6 +188,7 @@ class _JsonLines:
 
 @dataclass
 class _Text:
+    job_id: str
     printed: int = 0
     open_line: bool = False
 
@@ -197,15 +199,29 @@ class _Text:
                 self.printed += len(text)
                 self.open_line = not text.endswith("\n")
             case Started(keeps=keeps) if keeps < self.printed:
+                self._restart(keeps)
+            case ToolCall(call=call):
+                _aside(f"tool call: {call.get('name')} {call.get('arguments')}")
+            case Done(finish_reason=reason) if reason != "stop":
                 self.close()
-                sys.stdout.flush()
-                typer.echo(f"-- the answer began again; {keeps} characters stand --", err=True)
-                self.printed = keeps
+                _aside(f"finished: {reason}")
+
+    def _restart(self, keeps: int) -> None:
+        self.close()
+        sys.stdout.flush()
+        if not sys.stdout.isatty():  # what a file or a pipe was given cannot be taken back: never just go on
+            raise AnswerRestarted(self.job_id, keeps)
+        _aside(f"the answer began again; {keeps} characters stand")
+        self.printed = keeps
 
     def close(self) -> None:
         if self.open_line:
             sys.stdout.write("\n")
             self.open_line = False
+
+
+def _aside(text: str) -> None:
+    typer.echo(f"-- {text} --", err=True)
 
 
 # -- edges -----------------------------------------------------------------------------------------------------
@@ -236,6 +252,13 @@ def _exit_status() -> Iterator[None]:
         raise _exit(error, USAGE) from None
     except Unavailable as error:
         raise _exit(error, UNREACHABLE) from None
+    except AnswerRestarted as error:
+        typer.echo(
+            f"chat-producer: the answer began again after a part of it was written; read it whole with "
+            f"`chat-producer watch {error.job_id}`",
+            err=True,
+        )
+        raise typer.Exit(FAILED) from None
     except ChatRelayError as error:
         raise _exit(error, FAILED) from None
     except KeyboardInterrupt:
@@ -243,6 +266,8 @@ def _exit_status() -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has gone: nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from None
+    except OSError as error:  # of standard output: a full disk
+        raise _exit(error, FAILED) from None
 
 
 def _exit(error: Exception, code: int) -> typer.Exit:

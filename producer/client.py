@@ -19,7 +19,7 @@ from producer.subscription import Subscription
 from producer.wire.codec import WireError
 from producer.wire.events import EventId
 from producer.wire.job import Job
-from producer.wire.keys import Keys
+from producer.wire.keys import Keys, is_name
 
 
 class Producer:
@@ -35,6 +35,7 @@ class Producer:
 
     Raises:
         InvalidSetting: the URL or the prefix cannot be used.
+        Unavailable: no URL is given, and no embedded server can be started.
     """
 
     def __init__(
@@ -97,11 +98,13 @@ class Producer:
     async def cancel(self, job_id: str, *, reason: str = "requested") -> Cancellation:
         """Cancel a job, from any process: a waiting one never starts, a running one closes its upstream.
 
+        ``reason`` is told to its readers, cut to 500 characters.
+
         Raises:
             JobNotFound: no such job, or its retention is over.
             Unavailable: Redis cannot be reached.
         """
-        return await cancel_job(self._link, self._keys, job_id, reason)
+        return await cancel_job(self._link, self._keys, _known(job_id), reason)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -110,13 +113,14 @@ class Producer:
 
         Raises:
             InvalidCursor: ``after`` is not an event's id. For what iterating raises see `Subscription`.
+            JobNotFound: no job can have such an id.
         """
         try:
             seen = None if after is None else EventId.parse(after)
         except WireError as error:
             raise InvalidCursor(str(error)) from error
         return Subscription(
-            job_id,
+            _known(job_id),
             keys=self._keys,
             link=self._link,
             listener=self._listener,
@@ -135,11 +139,17 @@ class Producer:
         """Enqueue a job and return its text as it arrives: ``async for text in producer.stream("hello")``.
 
         ``on_restart`` is called with the number of characters that stand when handed-out text was superseded.
-        For what iterating raises see `TextStream`.
+
+        Raises:
+            InvalidJob: a field is wrong. For what iterating raises see `TextStream`.
         """
+        job, body = new_job(messages, fields)
+        own_id = fields.get("id") is not None
 
         async def begin() -> tuple[Job, Subscription]:
-            job = await self.enqueue(messages, **fields)
+            nonlocal own_id
+            known_before, own_id = own_id, True  # a first step that is cancelled may be taken again: one job
+            await submit(self._link, self._keys, job, body, own_id=known_before, bound=self._max_queue_length)
             return job, self.subscribe(job.id)
 
         return TextStream(begin, on_restart)
@@ -170,7 +180,7 @@ class Producer:
             JobNotFound: no such job, or its retention is over.
             Unavailable: Redis cannot be reached.
         """
-        record, _ = await read_record(self._link, self._keys, job_id)
+        record, _ = await read_record(self._link, self._keys, _known(job_id))
         if not record:
             raise JobNotFound(job_id)
         return status_of(job_id, record)
@@ -182,3 +192,10 @@ class Producer:
             Unavailable: Redis cannot be reached.
         """
         return await self._link.ask(lambda redis: read_queues(redis, self._keys))
+
+
+def _known(job_id: str) -> str:
+    """Return the id, if a job can have it: it becomes part of a key, and may come from anywhere."""
+    if not is_name(job_id):
+        raise JobNotFound(job_id[:128])
+    return job_id

@@ -64,7 +64,7 @@ class JobFailed(ChatRelayError):
         code: what went wrong, for programs: ``unknown_provider``, ``rate_limited``, ``cut`` …
         message: what went wrong, for people.
         attempts: how often a provider was asked.
-        text: the part of the answer that had arrived.
+        text: the part of the answer that had arrived; empty from ``stream()``, which has handed it out.
     """
 
     def __init__(self, job_id: str, code: str, message: str, attempts: int, text: str = "") -> None:
@@ -77,7 +77,7 @@ class JobFailed(ChatRelayError):
 
 
 class JobCancelled(ChatRelayError):
-    """The job was cancelled; ``text`` is the part of the answer that had arrived."""
+    """The job was cancelled; ``text`` is the part that had arrived, empty from ``stream()``, which handed it out."""
 
     def __init__(self, job_id: str, reason: str, text: str = "") -> None:
         super().__init__(f"job {job_id!r} was cancelled: {reason}")
@@ -110,4 +110,11 @@ class CorruptLog(ChatRelayError):
 
 
 class Unavailable(ChatRelayError, ConnectionError):
-    """Redis cannot be reached, or cannot serve; the message names it and says why."""
+    """Redis cannot be reached, or cannot serve; the message names it and says why.
+
+    ``passing``: it may come back by itself; otherwise it refused, and would refuse again.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing

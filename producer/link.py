@@ -1,7 +1,8 @@
 """Commands to Redis with a time limit: carried through a short outage, then one typed error."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -43,10 +44,19 @@ class Link:
         Raises:
             Unavailable: not reachable within the timeout, or a script was refused.
         """
-        results = await self.ask(lambda _: self._scripts.run(calls))
+        return await self.run_telling(lambda _: calls)
+
+    async def run_telling(self, calls: Callable[[bool], Sequence[Call]]) -> list[Any]:
+        """Run the scripts that ``calls(again)`` returns; ``again`` is true once they may have been run before.
+
+        Raises:
+            Unavailable: not reachable within the timeout, or a script was refused.
+        """
+        tries = itertools.count()
+        results = await self.ask(lambda _: self._scripts.run(calls(next(tries) > 0)))
         for result in results:
             if isinstance(result, RedisError):
-                raise self._unavailable(result) from result
+                raise self._refused(result) from result
         return results
 
     async def ask(self, command: Callable[[Redis], Awaitable[T]]) -> T:
@@ -69,17 +79,23 @@ class Link:
                     except _PASSING as error:
                         last = error
                     await asyncio.sleep(pause)
+                    if self.closed:
+                        raise Unavailable("this Producer was closed") from last
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:
-            raise self._unavailable(last or error) from (last or error)
+            why = last or error
+            raise Unavailable(self._says(why), passing=True) from why
         except RedisError as error:
-            raise self._unavailable(error) from error
+            raise self._refused(error) from error
 
     async def aclose(self) -> None:
         """Close the connections; whatever is asked afterwards is refused."""
         self.closed = True
         await self._redis.aclose()
 
-    def _unavailable(self, error: Exception) -> Unavailable:
+    def _refused(self, error: RedisError) -> Unavailable:
+        return Unavailable(self._says(error))
+
+    def _says(self, error: Exception) -> str:
         why = str(error).strip() or f"no reply within {self.timeout:g} s"
-        return Unavailable(f"Redis at {self.url} cannot serve: {why}")
+        return f"Redis at {self.url} cannot serve: {why}"

@@ -8,7 +8,6 @@ import weakref
 from collections import Counter, deque
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from producer.connection import Url
 from producer.connection.tasks import end
@@ -20,7 +19,8 @@ logger = logging.getLogger("chatrelay.listener")
 logger.addHandler(logging.NullHandler())  # a library is silent unless its user wants to hear it
 
 MAX_FRAMES_WAITING = 256
-"""What a seat holds for a slow reader. Beyond that it forgets, and the reader goes back to the log."""
+MAX_BYTES_WAITING = 1024 * 1024
+"""What a seat holds for a slow reader. Beyond either it forgets, and the reader goes back to the log."""
 
 _PING_INTERVAL = 10.0  # seconds without a word of ours, after which one is said, so that a dead peer shows
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to connect
@@ -29,10 +29,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to conn
 class Seat:
     """One reader's place at a channel: the frames that arrived since it last looked."""
 
-    __slots__ = ("__weakref__", "_arrival", "_frames", "_missed")
+    __slots__ = ("__weakref__", "_arrival", "_bytes", "_frames", "_missed")
 
     def __init__(self) -> None:
         self._frames: deque[Frame] = deque()
+        self._bytes = 0
         self._missed = False
         self._arrival = asyncio.Event()
 
@@ -46,15 +47,16 @@ class Seat:
                 async with asyncio.timeout(timeout):
                     await self._arrival.wait()
         self._arrival.clear()
-        frames, self._frames = list(self._frames), deque()
+        frames, self._frames, self._bytes = list(self._frames), deque(), 0
         if self._missed:
             self._missed = False
             return None
         return frames or None
 
-    def put(self, frame: Frame) -> None:
-        """Add a frame."""
-        if len(self._frames) >= MAX_FRAMES_WAITING:
+    def put(self, frame: Frame, size: int) -> None:
+        """Add a frame of ``size`` bytes."""
+        self._bytes += size
+        if len(self._frames) >= MAX_FRAMES_WAITING or (self._frames and self._bytes > MAX_BYTES_WAITING):
             self.miss()
             return
         self._frames.append(frame)
@@ -63,6 +65,7 @@ class Seat:
     def miss(self) -> None:
         """Say that frames may have been missed; what waits here is in the log as well."""
         self._frames.clear()
+        self._bytes = 0
         self._missed = True
         self._arrival.set()
 
@@ -85,9 +88,9 @@ class _Room:
         self.acknowledged.clear()
         self.was_cut_off = True
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: Frame, size: int) -> None:
         for seat in self.seats:
-            seat.put(frame)
+            seat.put(frame, size)
 
     def miss(self) -> None:
         for seat in self.seats:
@@ -106,6 +109,7 @@ class Listener:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_error: Exception | None = None
+        self._closed = False
 
     @property
     def channels(self) -> frozenset[str]:
@@ -116,8 +120,10 @@ class Listener:
         """Take a seat at ``channel``; when this returns, Redis has acknowledged the subscription.
 
         Raises:
-            Unavailable: it did not within the timeout.
+            Unavailable: it did not within the timeout, or the listener is closed.
         """
+        if self._closed:
+            raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         self._start()
         seat = Seat()
         weakref.finalize(seat, self._seat_left, channel).atexit = False
@@ -132,14 +138,18 @@ class Listener:
         except TimeoutError:
             why = str(self._last_error or f"no acknowledgement within {self._timeout:g} s")
             raise Unavailable(f"Redis at {self._url} cannot be subscribed to: {why}") from self._last_error
+        if self._closed:
+            raise Unavailable("this Producer was closed")
         return seat
 
     async def aclose(self) -> None:
         """Close the connection. Readers that still wait are woken; they find the client closed."""
+        self._closed = True
         if self._task is not None:
             await end(self._task)
             self._task = None
         for room in self._rooms.values():
+            room.acknowledge()
             room.miss()
         self._rooms.clear()
 
@@ -184,9 +194,9 @@ class Listener:
             try:
                 async with asyncio.timeout(self._timeout):
                     await connection.connect()
-                pause = _FIRST_PAUSE
+                pause, self._last_error = _FIRST_PAUSE, None
                 await self._converse(connection)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever broke it: readers count on it coming back
                 self._last_error = error
                 logger.warning("pub/sub connection to %s is down, connecting again: %s", self._url, error)
             finally:
@@ -202,21 +212,22 @@ class Listener:
         for channel in self._rooms:
             self._say("SUBSCRIBE", channel)
         speaking = asyncio.create_task(self._speak(connection), name="chatrelay-listener-speak")
+        listening = asyncio.create_task(self._listen(connection), name="chatrelay-listener-listen")
         try:
-            await self._listen(connection)
+            done, _ = await asyncio.wait([speaking, listening], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end(speaking)
+            await end(speaking, listening)
+        for task in done:
+            task.result()  # raises what broke the conversation
 
     async def _speak(self, connection: AbstractConnection) -> None:
-        # Where this fails, the connection is broken, and the reading side is the one that sees it and mends it.
-        with contextlib.suppress(RedisError, OSError):
-            while True:
-                try:
-                    async with asyncio.timeout(_PING_INTERVAL):
-                        command = await self._to_say.get()
-                except TimeoutError:
-                    command = ("PING", "")
-                await connection.send_command(*command, check_health=False)
+        while True:
+            try:
+                async with asyncio.timeout(_PING_INTERVAL):
+                    command = await self._to_say.get()
+            except TimeoutError:
+                command = ("PING", "")
+            await connection.send_command(*command, check_health=False)
 
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:
@@ -234,7 +245,7 @@ class Listener:
         if room is None:
             return
         try:
-            room.put(decode_frame(data))
+            room.put(decode_frame(data), len(data))
         except WireError as error:
             # Anybody may publish anything; what counts stands in the log.
             logger.warning("channel %s carried something that is no frame: %s", channel, error)

@@ -13,8 +13,6 @@ from producer.wire.keys import GROUP, Keys
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
 
-_ABSENT_AFTER_MS = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -41,8 +39,8 @@ class Status:
 class QueueInfo:
     """One queue at this moment.
 
-    ``length`` counts what waits and ``in_flight`` what workers hold; ``oldest_age`` is the seconds since the oldest
-    of both was queued.
+    ``length`` counts the jobs that wait to be claimed and ``in_flight`` those that workers hold; ``oldest_age`` is
+    the seconds since the oldest of both was queued. ``workers`` counts those that are connected.
     """
 
     name: str
@@ -65,15 +63,28 @@ def status_of(job_id: str, record: Mapping[bytes, bytes]) -> Status:
         provider=text("provider"),
         model=text("model"),
         worker=text("worker"),
-        attempts=int(text("number") or 0),
-        created_at=_instant(text("created_at")),
-        started_at=_instant(text("started_at")),
-        finished_at=_instant(text("finished_at")),
+        attempts=number_in(record, "number"),
+        created_at=_instant(number_in(record, "created_at")),
+        started_at=_instant(number_in(record, "started_at")),
+        finished_at=_instant(number_in(record, "finished_at")),
     )
 
 
-def _instant(ms: str | None) -> datetime | None:
-    return None if ms is None else datetime.fromtimestamp(int(ms) / 1000, UTC)
+def number_in(record: Mapping[bytes, bytes], name: str) -> int:
+    """Return a number of the record; 0 where there is none, or no number."""
+    value = record.get(name.encode(), b"")
+    return int(value) if value.isdigit() and len(value) < 20 else 0
+
+
+def _instant(ms: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
+    except (
+        ValueError,
+        OverflowError,
+        OSError,
+    ):  # written by something else: further off than a datetime reaches
+        return None
 
 
 async def read_record(link: Link, keys: Keys, job_id: str) -> tuple[dict[bytes, bytes], int]:
@@ -98,30 +109,27 @@ async def read_queues(redis: Redis, keys: Keys) -> list[QueueInfo]:
     names = {
         keys.queue_of(key.decode()) async for key in redis.scan_iter(match=keys.jobs_pattern(), count=1000)
     }
-    return [await _queue(redis, keys.jobs(name), name) for name in sorted(names)]
+    return [await _queue(redis, keys, name) for name in sorted(names)]
 
 
-async def _queue(redis: Redis, stream: str, name: str) -> QueueInfo:
+async def _queue(redis: Redis, keys: Keys, name: str) -> QueueInfo:
+    stream = keys.jobs(name)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.xlen(stream)
         pipe.xrange(stream, count=1)
         pipe.time()
         pipe.xinfo_groups(stream)
-        length, oldest, now, groups = await pipe.execute()
-    group = next((group for group in groups if group["name"] == GROUP.encode()), None)
-    consumers = [] if group is None else await redis.xinfo_consumers(stream, GROUP)
+        # Whoever serves a queue listens to its control channel; a connection that breaks is gone from the count.
+        pipe.execute_command("PUBSUB", "NUMSUB", keys.control(name))
+        length, oldest, now, groups, listeners = await pipe.execute()
+    in_flight = next((group["pending"] for group in groups if group["name"] == GROUP.encode()), 0)
     return QueueInfo(
         name=name,
-        length=length,
-        in_flight=0 if group is None else group["pending"],
+        length=length - in_flight,
+        in_flight=in_flight,
         oldest_age=_age(oldest, now),
-        workers=sum(_is_there(consumer) for consumer in consumers),
+        workers=int(listeners[-1][-1] if isinstance(listeners[-1], (list, tuple)) else listeners[-1]),
     )
-
-
-def _is_there(consumer: Mapping[str, Any]) -> bool:
-    """A worker reads every second while it has room, and holds entries while it has none."""
-    return bool(consumer["pending"] > 0 or consumer["idle"] < _ABSENT_AFTER_MS)
 
 
 def _age(oldest: Sequence[tuple[bytes, Any]], now: tuple[int, int]) -> float | None:

@@ -6,6 +6,8 @@ that dies in between leaves nothing that a reader would wait for longer than a m
 the same id finishes the work. An entry that this adds twice is recognised at the claim.
 """
 
+import secrets
+
 from producer import scripts
 from producer.connection import Call
 from producer.errors import QueueFull
@@ -15,6 +17,7 @@ from producer.wire.job import Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import RETENTION_MS, UNCONFIRMED_MS, UNFINISHED_MS
 
+_GONE = -1
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.1, 30.0  # seconds
 
 
@@ -27,24 +30,34 @@ async def submit(link: Link, keys: Keys, job: Job, body: bytes, *, own_id: bool,
         QueueFull: nothing was written.
         Unavailable: Redis cannot be reached.
     """
-    add = scripts.ENQUEUE.on([keys.jobs(job.queue)], body, bound)
+    acceptance = secrets.token_hex(4)
+
+    def add(*, again: bool) -> Call:
+        return scripts.ENQUEUE.on([keys.jobs(job.queue)], body, bound, int(again))
+
     if not own_id:  # nobody can know it yet: both in one round trip
-        _, added = await link.run(_accept(keys, job, _unfinished_ms(job)), add)
-        await _check_room(link, keys, job, added)
+        accept = _accept(keys, job, acceptance, _unfinished_ms(job))
+        _, added = await link.run_telling(lambda again: [accept, add(again=again)])
+        await _check_room(link, keys, job, added, acceptance)
         return
-    (accepted,) = await link.run(_accept(keys, job, UNCONFIRMED_MS))
+    (accepted,) = await link.run(_accept(keys, job, acceptance, UNCONFIRMED_MS))
     if accepted == b"known":
         return
-    (added,) = await link.run(add)
-    await _check_room(link, keys, job, added)
-    await link.run(scripts.CONFIRM.on([keys.log(job.id), keys.record(job.id)], _unfinished_ms(job)))
+    (added,) = await link.run_telling(lambda again: [add(again=again)])
+    await _check_room(link, keys, job, added, acceptance if accepted == b"accepted" else None)
+    (confirmed,) = await link.run(
+        scripts.CONFIRM.on([keys.log(job.id), keys.record(job.id)], _unfinished_ms(job))
+    )
+    if confirmed == _GONE:  # the entry is in the queue, so the job is as good as accepted: say so again
+        await link.run(_accept(keys, job, acceptance, _unfinished_ms(job)))
 
 
-def _accept(keys: Keys, job: Job, ttl_ms: int) -> Call:
+def _accept(keys: Keys, job: Job, acceptance: str, ttl_ms: int) -> Call:
     names = [keys.log(job.id), keys.record(job.id), keys.cancel(job.id), keys.events(job.id)]
-    first = job.provider[0] if isinstance(job.provider, list) else job.provider
+    provider = job.provider[0] if isinstance(job.provider, list) else job.provider
     frame = encode(Queued(str(QUEUED_ID), job.queue))
-    return scripts.ACCEPT.on(names, frame, ttl_ms, job.queue, first or "", job.model or "", job.created_at)
+    what = (job.queue, provider or "", job.model or "", job.created_at)
+    return scripts.ACCEPT.on(names, frame, ttl_ms, *what, acceptance)
 
 
 def _unfinished_ms(job: Job) -> int:
@@ -52,10 +65,14 @@ def _unfinished_ms(job: Job) -> int:
     return max(UNFINISHED_MS, until_deadline + RETENTION_MS)
 
 
-async def _check_room(link: Link, keys: Keys, job: Job, added: list[bytes | int]) -> None:
+async def _check_room(
+    link: Link, keys: Keys, job: Job, added: list[bytes | int], acceptance: str | None
+) -> None:
+    """Take the acceptance back if it is ours and the queue is full: nothing of the job is left then."""
     match added:
         case [b"full", int(length), int(oldest_age_ms)]:
-            await link.run(scripts.WITHDRAW.on([keys.log(job.id), keys.record(job.id)]))
-            # If the oldest job has been here for a, the queue has let about `length` others pass in that time.
+            if acceptance is not None:
+                await link.run(scripts.WITHDRAW.on([keys.log(job.id), keys.record(job.id)], acceptance))
+            # If the oldest job has been here for a while, about `length` others have passed in that time.
             retry_after = min(max(oldest_age_ms / 1000 / length, _SHORTEST_RETRY), _LONGEST_RETRY)
             raise QueueFull(job.queue, length, retry_after)

@@ -123,7 +123,10 @@ class Subscription:
         self._behind = len(frames) == PAGE
         events = [event for frame in frames for event in frame.after(self._seen)]
         if not events and tail.events[-1].terminal:
-            self._end()
+            if tail.last <= self._seen:
+                self._end()
+            else:  # it was written between the two looks
+                self._behind = True
         return events
 
     async def _read_page(self) -> tuple[list[Frame], Frame]:
@@ -150,8 +153,8 @@ class Subscription:
         while True:
             try:
                 return await self._link.ask(ask)
-            except Unavailable:
-                if self._link.closed or loop.time() > give_up_at:
+            except Unavailable as error:
+                if not error.passing or loop.time() > give_up_at:
                     raise
 
     # -- live ----------------------------------------------------------------------------------------------

@@ -123,7 +123,6 @@ class Cancellations:
                 async with self._redis.pubsub() as channel:
                     async with bounded(self._timeout):
                         await channel.subscribe(*self._channels)
-                    await self._check_in_time()
                     pause = _FIRST_PAUSE
                     await self._listen(channel)
             except (RedisError, OSError) as error:
@@ -138,6 +137,10 @@ class Cancellations:
             message = await channel.get_message(timeout=max(0.0, next_check - loop.time()))
             if message is not None:
                 unanswered = 0
+                if (
+                    message["type"] == "subscribe"
+                ):  # from here on hints are heard, and until here some were not
+                    next_check = loop.time()
                 self._hear(message)
             if loop.time() >= next_check:
                 if unanswered > 1:

@@ -98,6 +98,7 @@ def run(
     logs.set_up(log_level, log_format)
     early_stop = _note_early_signals()
     registry = _registry(config)
+    logs.hide(secret for provider in registry for secret in provider.secrets)
     with _redis(redis_url) as url:
         settings = _settings(
             redis_url=url,

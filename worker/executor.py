@@ -147,8 +147,8 @@ class Executor:
             return Lost()
         except ProviderError as error:
             return Failure(error.code, error.message)
-        except Exception as error:
-            # Its text is for the operator alone: it may hold what must not reach a reader.
+        except (Exception, GeneratorExit) as error:  # a class that is not ours may raise anything
+            # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.
             logger.exception(
                 "a provider raised what is not a ProviderError", job=job.id, provider=provider.name
             )
@@ -162,15 +162,27 @@ class Executor:
             outcome = await self._finish(attempt, outcome)
         ending = ending_of(outcome)
         await self._do(ending.verb, entry, outcome)
-        logger.info(
-            "job ended", job=attempt and attempt.job_id, queue=entry.queue, outcome=_described(outcome)
-        )
+        self._tell(entry, attempt, outcome)
         return outcome
+
+    def _tell(self, entry: Entry, attempt: Attempt | None, outcome: Outcome) -> None:
+        where = {"job": attempt.job_id if attempt else None, "queue": entry.queue, "entry": entry.id}
+        match outcome:
+            case Failure(code, message):
+                logger.warning("job failed", **where, code=code, message=message)
+            case Undecodable(reason):
+                logger.warning("an entry that is no job was buried", **where, reason=reason)
+            case _:
+                logger.info("job ended", **where, outcome=type(outcome).__name__)
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
         try:
-            reason = await self._write_end(attempt, outcome)
+            try:
+                reason = await self._write_end(attempt, outcome)
+            except WireError as error:
+                outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
+                reason = await self._write_end(attempt, outcome)
             if reason is not None:
                 outcome = CancelAsked(reason)
                 await self._write_end(attempt, outcome)
@@ -186,13 +198,14 @@ class Executor:
         return await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
 
     async def _do(self, verb: Verb, entry: Entry, outcome: Outcome) -> None:
+        reason = outcome.reason if isinstance(outcome, Undecodable) else ""
         match verb:
             case Verb.SETTLE:
                 await self._queue.settle(entry)
             case Verb.RELEASE:
                 await self._queue.release(entry)
             case Verb.BURY:
-                await self._queue.bury(entry, _described(outcome))
+                await self._queue.bury(entry, reason)
 
 
 def _names(provider: Provider | Failure, job: Job) -> dict[str, str]:
@@ -200,15 +213,6 @@ def _names(provider: Provider | Failure, job: Job) -> dict[str, str]:
     return (
         {} if isinstance(provider, Failure) else {"provider": provider.name, "model": provider.model_for(job)}
     )
-
-
-def _described(outcome: Outcome) -> str:
-    match outcome:
-        case Failure(code):
-            return f"failed: {code}"
-        case Undecodable(reason):
-            return reason
-    return type(outcome).__name__
 
 
 def _now_ms() -> int:

@@ -16,7 +16,9 @@ def set_up(level: str, log_format: str) -> None:
     """Send all log lines to standard error. ``log_format``: ``console``, ``json``, or ``auto`` for either."""
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[

@@ -9,7 +9,7 @@ working = true
 timeouts = { connect = 5, first_chunk = 60, between_chunks = 30, total = 600 }
 options = { top_p = 0.9 }       # sent with every job
 proxy = "http://proxy:3128"
-allow = ["headers"]             # what a job may set beyond ordinary options
+allow = ["base_url"]            # what a job may set beyond ordinary options; it then brings its own api_key
 """
 
 import os
@@ -22,7 +22,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
-from worker.providers.registry import KINDS, Provider, Registry, Timeouts, load_class
+from worker.providers.registry import (
+    KINDS,
+    RESERVED,
+    Provider,
+    Registry,
+    Timeouts,
+    load_class,
+    parameters_of,
+    takes,
+)
 from worker.toml_lines import line_of
 
 T = TypeVar("T")
@@ -104,12 +113,15 @@ def _text_of(path: Path) -> str:
 def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]) -> Provider:
     if not is_name(name):
         raise place.error([], f"{name!r} is no name for a provider")
+    if "api_key" in table:
+        raise place.error(["api_key"], "a key does not belong into a file: name its variable in api_key_env")
     try:
         given = _ProviderTable.model_validate(table)
     except ValidationError as error:
         keys = [str(part) for part in error.errors()[0]["loc"]]
         raise place.error(keys, explain(error)) from error
     cls = _class_of(given.kind, place)
+    _check_options(given, cls, place)
     defaults = Timeouts()
     limits = given.timeouts.model_dump(exclude_none=True)
     return Provider(
@@ -118,8 +130,8 @@ def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]
         cls=cls,
         url=given.base_url or str(getattr(cls, "url", "")),
         # A class that is marked as not working works again where it is given another URL.
-        working=_first(given.working, given.base_url is not None or bool(getattr(cls, "working", False))),
-        models=_first(given.models, tuple(getattr(cls, "models", ()))),
+        working=_first(given.working, given.base_url is not None or bool(getattr(cls, "working", True))),
+        models=_first(given.models, _models_of(cls, place)),
         key_variable=given.api_key_env,
         api_key=_key(given.api_key_env, place, environ),
         proxy=given.proxy,
@@ -142,9 +154,32 @@ def _class_of(kind: str, place: "_Place") -> type[Any]:
         raise place.error(["kind"], str(error)) from error
 
 
+def _check_options(given: _ProviderTable, cls: type[Any], place: "_Place") -> None:
+    if reserved := sorted(given.options.keys() & RESERVED):
+        raise place.error(
+            ["options"], f"options cannot set {reserved[0]!r}: it has a key of its own, or is the job's"
+        )
+    for key, name in (("base_url", "base_url"), ("api_key_env", "api_key")):
+        if getattr(given, key) is not None and not takes(cls, name):
+            raise place.error([key], f"kind {given.kind!r} takes no {name}")
+    if unknown := sorted(name for name in given.allow if name not in parameters_of(cls)):
+        raise place.error(["allow"], f"kind {given.kind!r} takes no {unknown[0]!r}")
+
+
+def _models_of(cls: type[Any], place: "_Place") -> tuple[str, ...]:
+    models = getattr(cls, "models", None) or ()
+    if isinstance(models, str) or not all(isinstance(model, str) for model in models):
+        raise place.error(["kind"], f"{cls.__name__}.models must be a list of names")
+    return tuple(models)
+
+
 def _key(variable: str | None, place: "_Place", environ: Mapping[str, str]) -> str | None:
     if variable is None:
         return None
+    if not variable.isidentifier():  # it may be the key itself: it is not shown
+        raise place.error(
+            ["api_key_env"], "api_key_env must be the name of an environment variable, never a key"
+        )
     if not environ.get(variable):
         raise place.error(["api_key_env"], f"the environment variable {variable} is not set")
     return environ[variable]

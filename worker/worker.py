@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from worker.writer import Writer
 logger = structlog.get_logger("chatrelay.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
-_HAND_BACK_TIMEOUT = 5.0  # seconds
+_HAND_BACK_TIMEOUT = 5.0  # seconds for all that is handed back
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._give_up_at = 0.0
 
     async def run(self) -> None:
         """Work until stopped."""
@@ -145,13 +146,13 @@ class Worker:
                 await self._rest(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
+            if self._stopping.is_set():  # they came with the last read: untouched, they go back
+                await self._bounded(_all(parts.queue.release(entry) for entry in entries))
+                return
             for entry in entries:
-                await self._begin(parts, entry)
+                self._begin(parts, entry)
 
-    async def _begin(self, parts: _Parts, entry: Entry) -> None:
-        if self._stopping.is_set():  # it came with the last read: untouched, it goes back
-            await self._bounded(parts.queue.release(entry))
-            return
+    def _begin(self, parts: _Parts, entry: Entry) -> None:
         job = asyncio.create_task(parts.executor.execute(entry), name=f"chatrelay-job-{entry.id}")
         self._jobs.add(job)
         job.add_done_callback(self._end)
@@ -204,14 +205,20 @@ class Worker:
 
     async def _bounded(self, step: Coroutine[Any, Any, None]) -> None:
         """Take a step that needs Redis, but do not wait for ever for a Redis that is away."""
+        loop = asyncio.get_running_loop()
+        self._give_up_at = self._give_up_at or loop.time() + _HAND_BACK_TIMEOUT
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HAND_BACK_TIMEOUT):
+            async with asyncio.timeout_at(self._give_up_at):
                 await step
 
     async def _abandon(self) -> None:
         if self._jobs:
             logger.error("some jobs could not be handed back in time", jobs=len(self._jobs))
             await end(*self._jobs)
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*steps)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

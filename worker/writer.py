@@ -16,6 +16,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -29,14 +30,35 @@ logger = structlog.get_logger("chatrelay.writer")
 MAX_CALLS = 1000
 """Scripts in one pipeline."""
 
-_CANNOT_SERVE_NOW = (
+MAX_BYTES = 1024 * 1024
+"""Bytes in one pipeline, unless a single call has more."""
+
+_PASSING = (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     TryAgainError,
 )
+_PASSING_CODES = frozenset(
+    {
+        "BUSY",
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+        "TRYAGAIN",
+        "UNKILLABLE",
+    }
+)
+"""What a server says that cannot serve at present; redis-py has classes for some, and leaves the code in the text
+of the others. What is left is about the call itself, and would be refused again."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 
 _Pending = tuple[Call, asyncio.Future[Any]]
@@ -70,13 +92,24 @@ class Writer:
         """Write until cancelled."""
         while True:
             await self._work.wait()
-            batch, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
+            batch = self._take()
             refused = await self._write(batch)
             self._waiting[:0] = refused
             if not self._waiting:
                 self._work.clear()
             if refused:
                 await self._rest()
+
+    def _take(self) -> list[_Pending]:
+        """Take what one pipeline may hold: at least one call, and no more than a slow link carries in time."""
+        count = size = 0
+        for call, _ in self._waiting[:MAX_CALLS]:
+            size += sum(len(arg) for arg in call.args if isinstance(arg, bytes))
+            if count and size > MAX_BYTES:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
 
     async def _write(self, batch: Sequence[_Pending]) -> list[_Pending]:
         """Write the batch, however long that takes; return what the server cannot take at present."""
@@ -97,7 +130,7 @@ class Writer:
     def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> list[_Pending]:
         refused: list[_Pending] = []
         for (call, future), result in zip(batch, results, strict=True):
-            if isinstance(result, _CANNOT_SERVE_NOW):
+            if _is_passing(result):
                 logger.warning("redis cannot serve, writing again", error=str(result))
                 refused.append((call, future))
             elif future.done():
@@ -113,3 +146,9 @@ class Writer:
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _is_passing(result: Any) -> bool:
+    if not isinstance(result, RedisError):
+        return False
+    return isinstance(result, _PASSING) or str(result).partition(" ")[0] in _PASSING_CODES

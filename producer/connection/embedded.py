@@ -4,6 +4,7 @@ One embedded server serves a user's processes on this machine: the first that ne
 the others find its address in a file that only this user can write. Its data is gone when it ends.
 """
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -124,7 +125,9 @@ def _start_valkey(binary: Path) -> EmbeddedServer:
             _end(process, folder)
             raise
         if came_up:
-            return EmbeddedServer(url, "embedded Valkey", True, partial(_end, process, folder))
+            stop = partial(_end, process, folder)
+            atexit.register(stop)  # for whoever forgets
+            return EmbeddedServer(url, "embedded Valkey", True, stop)
         _end(process, folder)  # somebody else took the port between the look and the start
     raise NoEmbeddedServer(
         "the embedded Valkey did not come up; start a Redis server and give its --redis URL"
@@ -141,7 +144,8 @@ def _comes_up(url: str, process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    process.send_signal(signal.SIGTERM)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:

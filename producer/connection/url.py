@@ -27,17 +27,27 @@ class Url:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.secret)
-        if parts.scheme not in SCHEMES:
+        if parts.scheme not in SCHEMES or not self.secret.startswith(f"{parts.scheme}://"):
             raise ValueError(f"Redis URL {self}: it must start with redis://, rediss:// or unix://")
         try:
             self.new_pool(connect_timeout=1, connections=1)
             _ = parts.port
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"Redis URL {self}: {error}") from error
+            if parts.scheme != "unix" and parts.path.strip("/"):
+                int(parts.path.strip("/"))
+        except (ValueError, TypeError, AttributeError):
+            # Not chained, and the cause not quoted: it may repeat a part of the password.
+            raise ValueError(
+                f"Redis URL {self}: its port, database or options cannot be read; "
+                "a password that holds / # ? or @ must be percent-encoded"
+            ) from None
 
     def __str__(self) -> str:
         parts = urlsplit(self.secret)
-        return f"{parts.scheme or '?'}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if "://" not in self.secret:
+            return "that has no scheme"
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a password that was not encoded fell apart
+            return f"{parts.scheme}://…"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"

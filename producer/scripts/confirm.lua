@@ -2,9 +2,10 @@
 -- A job that was claimed meanwhile has its lifetime from the claim.
 -- KEYS  1 log   2 record
 -- ARGV  1 TTL in ms
--- Result: 1 confirmed - 0 it is no longer waiting to be claimed
-if redis.call('HGET', KEYS[2], 'status') ~= 'queued' then
-  return 0
+-- Result: 1 confirmed - 0 it is no longer waiting to be claimed - -1 its keys are gone
+local status = redis.call('HGET', KEYS[2], 'status')
+if status ~= 'queued' then
+  return status and 0 or -1
 end
 redis.call('HSET', KEYS[2], 'confirmed', '1')
 redis.call('PEXPIRE', KEYS[1], ARGV[1])

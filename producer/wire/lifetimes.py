@@ -7,4 +7,4 @@ UNFINISHED_MS = 7 * 24 * 3_600_000
 """A job that waits or runs; counted anew from each claim."""
 
 RETENTION_MS = 3_600_000
-"""After the end, for readers who come late. Workers and producers can set their own."""
+"""After the end, for readers who come late. Each worker can set its own."""

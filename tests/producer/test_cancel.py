@@ -1,6 +1,8 @@
 """G5: a reader that leaves does not stop the job; a cancel does, from any process."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -9,6 +11,7 @@ from producer import Cancellation, Cancelled, Done, JobCancelled, JobNotFound, P
 from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
+from worker.providers.registry import Provider, Registry
 
 
 async def events_of(producer: Producer, job_id: str) -> list[object]:
@@ -166,3 +169,108 @@ async def test_after_a_cancel_nothing_is_left_in_the_queue(
     assert await redis.exists(keys.cancel(job.id)) == 0
     for key in (keys.log(job.id), keys.record(job.id)):
         assert await redis.pttl(key) > 0
+
+
+async def test_a_lost_hint_is_made_up_for_though_the_channel_stays(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate), check=0.05)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await redis.set(keys.cancel(job.id), "nobody was told", px=60_000)
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "nobody was told", upstream_closed=True)
+
+
+async def test_a_cancel_that_was_promised_wins_over_an_answer_that_is_whole(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate), check=60)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await redis.set(keys.cancel(job.id), "promised", px=60_000)
+    gate.open.set()
+    events = await events_of(producer, job.id)
+    assert [type(event).__name__ for event in events] == ["Queued", "Started", "Chunk", "Chunk", "Cancelled"]
+    assert [event.id.partition("-")[2] for event in events[1:]] == ["0", "1", "2", "3"]  # and no hole
+
+
+async def test_a_provider_that_swallows_a_cancel_is_cancelled_again(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    swallowed = asyncio.Event()
+
+    class Stubborn:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> AsyncIterator[str]:
+            yield "one"
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed.set()
+            await asyncio.Event().wait()
+
+    await start_worker(Registry([Provider("stubborn", "x", Stubborn, "", True, ())]))
+    job = await producer.enqueue("x", provider="stubborn")
+    async for event in producer.subscribe(job.id):
+        if event.type == "chunk":
+            break
+    await producer.cancel(job.id)
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "requested", upstream_closed=True)
+    assert swallowed.is_set()
+
+
+async def test_a_provider_that_will_not_close_does_not_hold_its_job(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    let_go = asyncio.Event()
+
+    class NeverCloses:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> AsyncIterator[str]:
+            yield "one"
+            while not let_go.is_set():
+                try:
+                    await let_go.wait()
+                except asyncio.CancelledError:
+                    continue
+
+    worker = await start_worker(Registry([Provider("open", "x", NeverCloses, "", True, ())]))
+    job = await producer.enqueue("x", provider="open")
+    async for event in producer.subscribe(job.id):
+        if event.type == "chunk":
+            break
+    await producer.cancel(job.id)
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "requested", upstream_closed=False)
+    await worker.idle()
+    let_go.set()
+
+
+async def test_a_cancelled_job_keeps_its_place_until_a_worker_meets_its_entry(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    await producer.cancel(job.id)
+    for key in (keys.log(job.id), keys.record(job.id)):
+        assert await redis.pttl(key) > 24 * 3_600_000
+    worker = await start_worker(retention=60)
+    await producer.result((await producer.enqueue("after", provider="echo")).id)
+    await worker.idle()
+    for key in (keys.log(job.id), keys.record(job.id)):
+        assert 0 < await redis.pttl(key) <= 60_000
+
+
+async def test_any_reason_is_told_but_not_at_any_length(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await producer.cancel(job.id, reason="\ud800" + "x" * 100_000)
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "?" + "x" * 499, upstream_closed=True)

@@ -1,19 +1,33 @@
 """What `enqueue` writes, what it refuses, and what it does when it is cut off in the middle."""
 
 import asyncio
+import contextlib
 import time
+import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import InvalidJob, InvalidSetting, JobNotFound, Producer, QueueFull, Unavailable, scripts
+from producer import (
+    Cancellation,
+    InvalidJob,
+    InvalidSetting,
+    JobNotFound,
+    Producer,
+    QueueFull,
+    Unavailable,
+    scripts,
+)
+from producer.connection import Call, ScriptRunner
 from producer.intake import new_job
 from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
-from tests.conftest import StartWorker
+from tests.conftest import StartWorker, on_real_servers
 from tests.support.servers import Server
 
 
@@ -114,7 +128,7 @@ async def test_what_a_producer_left_half_done_is_completed_by_the_next_caller(
 ) -> None:
     names = [keys.log("mine"), keys.record("mine"), keys.cancel("mine"), keys.events("mine")]
     queued = b"\x83\xa2id\xa30-1\xa4type\xa6queued\xa5queue\xa7default"
-    accept = scripts.ACCEPT.on(names, queued, UNCONFIRMED_MS, "default", "echo", "", 0)
+    accept = scripts.ACCEPT.on(names, queued, UNCONFIRMED_MS, "default", "echo", "", 0, "token")
     await producer._link.run(accept)  # … and here it dies
     assert 0 < await redis.pttl(keys.record("mine")) <= UNCONFIRMED_MS
     await producer.enqueue("hello", provider="echo", id="mine")
@@ -260,3 +274,129 @@ def test_a_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch
 def test_a_prefix_with_braces_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="prefix"):
         Producer("redis://localhost", prefix="{x}")
+
+
+class LosesReplies:
+    """A runner of scripts whose first replies get lost after the scripts were run."""
+
+    def __init__(self, runner: ScriptRunner, lose: int) -> None:
+        self._runner = runner
+        self._lose = lose
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        results = await self._runner.run(calls)
+        self._lose -= 1
+        if self._lose >= 0:
+            raise RedisConnectionError("the reply was lost")
+        return results
+
+
+@pytest.mark.parametrize("own_id", [None, "mine"])
+@pytest.mark.parametrize("lost", range(1, 5))
+async def test_a_lost_reply_neither_doubles_a_job_nor_takes_it_for_refused(
+    server: Server, prefix: str, redis: Redis, keys: Keys, own_id: str | None, lost: int
+) -> None:
+    """G11: `QueueFull` means that nothing was written; an entry of our own is no reason for it."""
+    async with Producer(server.url, prefix=prefix, max_queue_length=1) as producer:
+        producer._link._scripts = LosesReplies(producer._link._scripts, lost)  # type: ignore[assignment]
+        job = await producer.enqueue("x", provider="echo", id=own_id)
+        assert [queued.id for queued in await queued_jobs(redis, keys.jobs("default"))] == [job.id]
+        assert (await producer.status(job.id)).status == "queued"
+
+
+async def test_who_finds_the_queue_full_does_not_take_back_what_another_has_queued(
+    server: Server, prefix: str, redis: Redis, keys: Keys
+) -> None:
+    async with Producer(server.url, prefix=prefix) as roomy:
+        names = [keys.log("mine"), keys.record("mine")]
+        accept = [*names, keys.cancel("mine"), keys.events("mine")]
+        arguments = (
+            b"\x83\xa2id\xa30-1\xa4type\xa6queued\xa5queue\xa7default",
+            60_000,
+            "default",
+            "echo",
+            "",
+            0,
+        )
+        await roomy._link.run(scripts.ACCEPT.on(accept, *arguments, "the other one"))
+        await roomy.enqueue("x", provider="echo", id="mine")
+        (withdrawn,) = await roomy._link.run(scripts.WITHDRAW.on(names, "the other one"))
+        assert withdrawn == 0
+        assert (await roomy.status("mine")).status == "queued"
+
+
+async def test_a_stream_whose_first_step_is_cancelled_is_still_one_job(
+    producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    reading = producer.stream("x", provider="echo")
+    for _ in range(5):
+        step = asyncio.ensure_future(anext(reading))
+        await asyncio.sleep(0)
+        step.cancel()
+        await asyncio.wait([step])
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(anext(reading), 0.2)
+    assert len({job.id for job in await queued_jobs(redis, keys.jobs("default"))}) == 1
+
+
+@pytest.mark.parametrize("job_id", ["\ud800", "", "with space", "{braces}", "x" * 1000])
+async def test_an_id_that_no_job_can_have_is_not_found_and_disturbs_nobody(
+    producer: Producer, job_id: str
+) -> None:
+    for call in (producer.status, producer.cancel, producer.result):
+        with pytest.raises(JobNotFound):
+            await call(job_id)
+    with pytest.raises(JobNotFound):
+        producer.subscribe(job_id)
+    job = await producer.enqueue("x", provider="echo")
+    assert (await anext(producer.subscribe(job.id))).type == "queued"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:hunter/2@h:1",
+        "redis://me:hunter#2@h:1",
+        "redis://me:hunter?2@h:1",
+        "redis:hunter2@h",
+        "redis://me:hunter2@h:port",
+        "redis://me:hunter2@h:1/abc",
+    ],
+)
+def test_no_part_of_a_password_is_shown(url: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Producer(url)
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+
+
+@on_real_servers  # the imitation hangs up after a refusal, which looks like an outage
+async def test_a_refusal_is_told_at_once(producer: Producer, redis: Redis, keys: Keys) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    await redis.delete(keys.log(job.id))
+    await redis.set(keys.log(job.id), "no stream")
+    async with asyncio.timeout(20):  # far less than the patience with a Redis that is away
+        with pytest.raises(Unavailable, match="WRONGTYPE"):
+            await anext(producer.subscribe(job.id))
+
+
+async def test_nothing_is_left_of_a_closed_producer(server: Server, prefix: str) -> None:
+    before = asyncio.all_tasks()
+    async with Producer(server.url, prefix=prefix) as producer:
+        jobs = [await producer.enqueue("x", provider="echo") for _ in range(5)]
+        readers = [asyncio.ensure_future(producer.result(job.id)) for job in jobs]
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await anext(producer.subscribe(jobs[0].id))
+    for outcome in await asyncio.gather(*readers, return_exceptions=True):
+        assert isinstance(outcome, Unavailable)
+    assert asyncio.all_tasks() - before == set()
+
+
+async def test_a_record_that_others_filled_is_told_as_far_as_it_can_be(
+    producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    await redis.hset(keys.record(job.id), mapping={"created_at": 2**53 - 1, "number": "many", "attempt": "-"})
+    status = await producer.status(job.id)
+    assert (status.created_at, status.attempts) == (None, 0)
+    assert await producer.cancel(job.id) is Cancellation.CANCELLED

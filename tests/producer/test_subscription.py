@@ -266,7 +266,7 @@ async def test_a_reader_who_leaves_early_leaves_nothing_behind(
     assert producer._listener.channels == {keys.events("other")}
     assert await scribe.publish(WHOLE[1]) == 0
     names = {task.get_name() for task in asyncio.all_tasks() - before}
-    assert names <= {"chatrelay-listener", "chatrelay-listener-speak"}
+    assert names <= {"chatrelay-listener", "chatrelay-listener-speak", "chatrelay-listener-listen"}
 
 
 async def test_leaving_and_joining_again_at_once_misses_nothing(

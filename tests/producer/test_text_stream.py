@@ -1,5 +1,6 @@
 """G4: text is never doubled. A plain reader is told when what it was handed no longer stands."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -165,3 +166,22 @@ def test_an_answer_holds_what_stands() -> None:
     answer.add([started(1), chunk("abc"), Reasoning("1-2", "hm"), ToolCall("1-3", {"name": "f"})])
     answer.add([started(2, keeps=2), chunk("X"), Reasoning("2-2", "so")])
     assert (answer.text, answer.reasoning, answer.tool_calls, answer.attempts) == ("abX", ["so"], [], 2)
+
+
+async def test_a_step_that_is_cancelled_and_taken_again_loses_nothing() -> None:
+    class Slow(Scripted):
+        async def read(self) -> Sequence[Event]:
+            await asyncio.sleep(0)
+            return await super().read()
+
+    for steps in range(12):
+        source = Slow(
+            replayed(started(1), chunk("a")), replayed(chunk("b")), replayed(chunk("c")), live(DONE)
+        )
+        reading = stream(source)
+        cancelled = asyncio.ensure_future(anext(reading))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        first = [] if (await asyncio.wait([cancelled])) and cancelled.cancelled() else [cancelled.result()]
+        assert [*first, *[text async for text in reading]] == ["a", "b", "c"]

@@ -15,6 +15,7 @@ class Gate:
         self.calls = 0
         self.closed = 0
         self.open_calls = 0
+        self.called = asyncio.Event()
         self.first_chunk_out = asyncio.Event()
 
 
@@ -30,6 +31,7 @@ def gated_registry(gate: Gate, *, name: str = "gated", timeouts: Timeouts | None
         async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> AsyncIterator[str]:
             gate.calls += 1
             gate.open_calls += 1
+            gate.called.set()
             try:
                 yield "one "
                 gate.first_chunk_out.set()

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
+from producer.wire.codec import WireError
 from producer.wire.events import encode
 from producer.wire.keys import Keys
 from tests.support.scribe import Scribe
@@ -247,3 +248,30 @@ async def test_what_was_handed_over_in_a_lost_reply_is_taken_again(
     assert [entry.id for entry in await queue.take(5)] == lost[1:]
     (new,) = await queue.take(5)
     assert new.id not in {held.id, *lost}
+
+
+async def test_a_claim_that_is_repeated_is_one_claim(
+    queue: Queue, writer: Writer, producer: Producer, keys: Keys
+) -> None:
+    await producer.enqueue("x", provider="echo", id="j")
+    (entry,) = await queue.take(1)
+    names = [keys.log("j"), keys.record("j"), keys.cancel("j")]
+    call = scripts.CLAIM.on(names, entry.id, "w1", TTL_MS, "default", b"", 0, "", "", "token", TTL_MS)
+    first, second = [await writer.submit(call) for _ in range(2)]
+    assert first == second
+    assert first[2] == 1
+
+
+async def test_an_event_that_no_reader_could_read_leaves_no_hole(
+    queue: Queue, log: EventLog, producer: Producer
+) -> None:
+    _, attempt = await claimed(queue, producer)
+    log.append(attempt, started(attempt))
+    with pytest.raises(WireError):
+        log.append(attempt, Chunk(attempt.next_id(), "\ud800"))
+    log.append(attempt, Chunk(attempt.next_id(), "fine"))
+    with pytest.raises(WireError):
+        await log.finish(attempt, Failed(attempt.next_id(), "x", "\ud800", 1), "failed", TTL_MS)
+    await log.finish(attempt, Failed(attempt.next_id(), "x", "fine", 1), "failed", TTL_MS)
+    ids = [event.id async for event in producer.subscribe("j")]
+    assert ids[1:] == [f"{attempt.id}-{seq}" for seq in range(3)]

@@ -77,7 +77,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         timeouts = { connect = 5, first_chunk = 60.5, between_chunks = 30, total = 600 }
         options = { top_p = 0.9, nested = { deep = [1, "two"] } }
         proxy = "http://proxy:3128"
-        allow = ["headers", "proxy"]
+        allow = ["base_url", "proxy"]
     """
     assert read(tmp_path, text, {"GROQ_KEY": SECRET})["groq"] == Provider(
         name="groq",
@@ -90,7 +90,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         api_key=SECRET,
         proxy="http://proxy:3128",
         options={"top_p": 0.9, "nested": {"deep": [1, "two"]}},
-        allowed=frozenset({"headers", "proxy"}),
+        allowed=frozenset({"base_url", "proxy"}),
         timeouts=Timeouts(5.0, 60.5, 30.0, 600.0),
     )
 
@@ -132,7 +132,7 @@ def test_a_built_in_provider_can_be_redefined(tmp_path: Path) -> None:
         ('kind = "echo"\nworking = false', False),
         ('kind = "tests.support.foreign:Resting"', False),
         ('kind = "tests.support.foreign:Resting"\nbase_url = "http://localhost:9000"', True),
-        ('kind = "tests.support.foreign:Bare"', False),
+        ('kind = "tests.support.foreign:Bare"', True),  # nobody has marked it
     ],
 )
 def test_a_resting_kind_works_where_it_is_given_another_address(
@@ -335,3 +335,25 @@ def test_no_mistake_shows_a_secret_of_the_file_or_the_environment(tmp_path: Path
         text = f'[providers.x]\nkind = "openai"\napi_key_env = "X_KEY"\nproxy = "http://me:{SECRET}@p"\n{wrong}\n'
         _, reason = mistake(tmp_path, text, environ)
         assert SECRET not in reason
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "said"),
+    [
+        ('kind = "echo"\nbase_url = "http://x"', 3, ["echo", "base_url"]),
+        ('kind = "echo"\napi_key_env = "KEY"', 3, ["echo", "api_key"]),
+        ('kind = "openai"\nallow = ["headers"]', 3, ["openai", "headers"]),
+        ('kind = "openai"\noptions = {stream = false}', 3, ["stream"]),
+        ('kind = "openai"\napi_key = "sk-not-to-be-shown"', 3, ["api_key_env"]),
+        ('kind = "openai"\napi_key_env = "sk-not-to-be-shown"', 3, ["api_key_env"]),
+    ],
+)
+def test_what_a_kind_cannot_take_is_refused_when_the_file_is_read(
+    tmp_path: Path, keys: str, line: int, said: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, f"[providers.x]\n{keys}", {"KEY": "k"})
+    text = str(caught.value)
+    assert f":{line}:" in text
+    assert all(word in text for word in said)
+    assert "not-to-be-shown" not in text

@@ -197,14 +197,23 @@ async def test_a_class_of_ours_is_told_where_and_with_what_to_ask() -> None:
     }
 
 
-async def test_a_foreign_class_gets_nothing_that_only_ours_understand() -> None:
+async def test_a_foreign_class_gets_what_was_set_up_for_it_and_nothing_that_only_ours_understand() -> None:
     call = await ask(provider("x", "m1", cls=ForeignRecording, api_key=SECRET), model="m2")
     assert call == {
         "model": "m2",
         "messages": [{"role": "user", "content": "hi"}],
         "proxy": None,
+        "base_url": "https://x.example",
+        "api_key": SECRET,
         "timeout": 900.0,  # all that it knows of time
     }
+
+
+async def test_our_key_goes_nowhere_that_a_job_chooses() -> None:
+    asked = provider("x", "m1", cls=Recording, api_key=SECRET, allowed=frozenset({"base_url"}))
+    call = await ask(asked, options={"base_url": "https://elsewhere.example"})
+    assert call["base_url"] == "https://elsewhere.example"
+    assert SECRET not in str(call)
 
 
 async def test_the_jobs_own_timeouts_come_before_the_providers() -> None:

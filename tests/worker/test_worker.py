@@ -10,6 +10,8 @@ from producer import Chunk, Done, Producer, Queued, Started, Waiting
 from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
+from worker.providers.base import Finish
+from worker.providers.errors import Broken
 from worker.providers.registry import Provider, Registry
 
 
@@ -89,7 +91,7 @@ async def test_status_tells_who_does_what(producer: Producer, start_worker: Star
     told = (running.status, running.provider, running.model, running.worker, running.attempts)
     assert told == ("running", "gated", "gated-model", "w7", 1)
     (queue,) = await producer.queues()
-    assert (queue.name, queue.length, queue.in_flight, queue.workers) == ("default", 1, 1, 1)
+    assert (queue.name, queue.length, queue.in_flight, queue.workers) == ("default", 0, 1, 1)
     gate.open.set()
     result = await producer.result(job.id)
     assert result.created_at is not None
@@ -239,3 +241,86 @@ async def test_a_job_past_its_deadline_never_reaches_a_provider(
     job = await producer.enqueue("x", provider="gated", deadline=deadline)
     assert await types_of(producer, job.id) == ["queued", "failed"]
     assert gate.calls == 0
+
+
+async def test_several_queues_do_not_exceed_the_slots(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    queues = ("a", "b", "c", "d")
+    worker = await start_worker(gated_registry(gate), queues=queues, concurrency=1, grace=0.0)
+    jobs = await asyncio.gather(*(producer.enqueue("x", provider="gated", queue=queue) for queue in queues))
+    await gate.first_chunk_out.wait()
+    assert (gate.calls, worker.running) == (1, 1)
+    worker.stop()
+    await worker.stopped()
+    assert gate.calls == 1
+    # What it had taken and could not begin is back in its queue, untouched.
+    assert sorted([(await producer.status(job.id)).status for job in jobs]) == ["queued"] * 3 + ["waiting"]
+    assert [await pending(redis, keys, queue) for queue in queues] == [0, 0, 0, 0]
+    assert [await redis.xlen(keys.jobs(queue)) for queue in queues] == [1, 1, 1, 1]
+
+
+async def test_stopping_at_once_hands_back_what_is_just_being_claimed(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    jobs = [await producer.enqueue("x", provider="gated") for _ in range(30)]
+    worker = await start_worker(gated_registry(gate), concurrency=30)
+    await gate.called.wait()  # the first of them is through its claim, the others come
+    worker.stop()
+    worker.stop()
+    await worker.stopped()
+    assert await pending(redis, keys) == 0
+    assert await redis.xlen(keys.jobs("default")) == 30
+    assert {(await producer.status(job.id)).status for job in jobs} <= {"queued", "waiting"}
+    gate.open.set()
+    await start_worker(gated_registry(gate), name="w2")
+    assert {(await producer.result(job.id)).text for job in jobs} == {"one two"}
+
+
+async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    """G1: whatever a provider does, its job ends."""
+
+    class Huge:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield Finish("x" * 9_000_000)
+
+    class Lone:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield ""
+            raise Broken("\ud800" * 9_000)
+
+    class Leaves:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield "text"
+            raise GeneratorExit
+
+    class WrongModels:
+        models = (5,)
+
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield "text"
+
+    classes = {"huge": Huge, "lone": Lone, "leaves": Leaves}
+    providers = [Provider(name, name, cls, "", True, ()) for name, cls in classes.items()]
+    wrong = Provider("wrong", "wrong", WrongModels, "", True, WrongModels.models)  # type: ignore[arg-type]
+    await start_worker(Registry([*providers, wrong]))
+    codes = {}
+    for name in classes:
+        job = await producer.enqueue("x", provider=name)
+        codes[name] = [event async for event in producer.subscribe(job.id)][-1].code
+    job = await producer.enqueue("x", model="any")
+    codes["wrong"] = [event async for event in producer.subscribe(job.id)][-1].code
+    assert codes == {
+        "huge": "provider_crashed",
+        "lone": "upstream_error",
+        "leaves": "provider_crashed",
+        "wrong": "internal_error",
+    }

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Script
 from worker import writer as writer_module
-from worker.writer import MAX_CALLS, Writer
+from worker.writer import MAX_BYTES, MAX_CALLS, Writer
 
 SCRIPT = Script("return 1", "sha")
 
@@ -87,7 +87,18 @@ async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer
         await bad
 
 
-@pytest.mark.parametrize("error", [OutOfMemoryError("OOM"), BusyLoadingError("LOADING")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("command not allowed"),
+        BusyLoadingError("Redis is loading"),
+        NoScriptError("No matching script"),
+        ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        ResponseError("BUSY Redis is busy running a script."),
+    ],
+    ids=lambda error: str(error).partition(" ")[0],
+)
 async def test_what_the_server_cannot_take_now_is_sent_again(
     writer: Writer, peer: Peer, error: Exception
 ) -> None:
@@ -114,3 +125,14 @@ async def test_a_pipeline_has_a_bound(writer: Writer, peer: Peer) -> None:
         peer.replies.put_nowait({})
     assert [len(await peer.pipelines.get()) for _ in range(2)] == [MAX_CALLS, 1]
     assert await futures[-1] == str(MAX_CALLS).encode()
+
+
+async def test_a_pipeline_is_no_larger_than_a_slow_link_carries(writer: Writer, peer: Peer) -> None:
+    futures = [writer.submit(SCRIPT.on([name], b"x" * (MAX_BYTES // 2))) for name in "abcde"]
+    futures.append(writer.submit(SCRIPT.on(["huge"], b"x" * (3 * MAX_BYTES))))
+    pipelines = []
+    for _ in range(4):
+        peer.replies.put_nowait({})
+        pipelines.append(await peer.pipelines.get())
+    assert pipelines == [["a", "b"], ["c", "d"], ["e"], ["huge"]]
+    await asyncio.gather(*futures)

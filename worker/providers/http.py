@@ -62,7 +62,8 @@ class Request:
 
     def _all_secrets(self) -> tuple[str, ...]:
         urls = (URL(self.url), URL(self.proxy or ""))
-        return (*self.secrets, *(url.password for url in urls if url.password))
+        credentials = [(url.user or "", url.password) for url in urls if url.password]
+        return (*self.secrets, *(password for _, password in credentials), *map(":".join, credentials))
 
 
 def open_session(connect_timeout: float = 10.0) -> aiohttp.ClientSession:

@@ -1,5 +1,6 @@
 """Take secrets out of a text before anybody sees it."""
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -46,9 +47,10 @@ def summary(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _forms(secrets: Iterable[str]) -> Iterator[str]:
-    """Yield every spelling in which a secret may come back: as it is, in JSON, in a URL."""
+    """Yield every spelling in which a secret may come back: as it is, in JSON, in a URL, in base64."""
     for secret in filter(None, secrets):
-        yield from {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
+        encoded = base64.b64encode(secret.encode(errors="replace")).decode()
+        yield from {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote(secret), encoded}
 
 
 def _first_line(text: str) -> str:

@@ -25,8 +25,28 @@ KINDS: Mapping[str, type[AsyncGeneratorProvider]] = {
     "chatanywhere": ChatAnywhere,
 }
 
-GUARDED = frozenset({"base_url", "proxy", "headers", "api_key", "http", "timeout", "model", "messages"})
-"""Options that decide where a request goes or who is asked: a job may set none that its provider does not allow."""
+GUARDED = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "auth",
+        "base_url",
+        "client",
+        "cookies",
+        "endpoint",
+        "extra_headers",
+        "headers",
+        "host",
+    }
+    | {"http", "messages", "model", "proxies", "proxy", "session", "ssl", "timeout", "url", "verify"}
+)
+"""Options that decide where a request goes and with whose leave, by the names that classes give them.
+
+A job may set none of them unless its provider's table allows it.
+"""
+
+RESERVED = GUARDED | {"stream"}
+"""Options that no table of a provider sets for all jobs."""
 
 
 class NoProvider(Exception):
@@ -68,9 +88,9 @@ class Provider:
 
     @property
     def shown_url(self) -> str:
-        """The URL without user name and password."""
+        """The URL without what may be secret: user name, password and query."""
         parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
     def lacks_key(self) -> bool:
@@ -80,6 +100,12 @@ class Provider:
             and self.key_variable is not None
             and not self.api_key
         )
+
+    @property
+    def secrets(self) -> Iterator[str]:
+        """What must show nowhere: the key, and the passwords in URLs."""
+        urls = (urlsplit(url) for url in (self.url, self.proxy) if url)
+        yield from filter(None, [self.api_key, *(parts.password for parts in urls)])
 
     def serves(self, model: str) -> bool:
         """Whether ``model`` is one of its models."""
@@ -104,27 +130,31 @@ class Provider:
         """
         if refused := sorted((job.options.keys() & GUARDED) - self.allowed):
             raise BadRequest(f"provider {self.name!r} does not let a job set: {', '.join(refused)}")
-        timeouts = self.timeouts_for(job)
-        arguments: dict[str, Any] = {"proxy": self.proxy}
+        arguments = self._arguments(self.timeouts_for(job), http)
         if job.temperature is not None:
             arguments["temperature"] = job.temperature
-        if inspect.isclass(self.cls) and issubclass(self.cls, AsyncGeneratorProvider):
-            arguments["timeout"] = timeouts.connect
-            arguments |= self._http_arguments(http)
-        else:  # a foreign class takes its timeout for the whole answer, and brings its own session
-            arguments["timeout"] = timeouts.total
+        if "base_url" in job.options:  # allowed, but our key goes nowhere that a job chooses
+            arguments.pop("api_key", None)
         arguments |= {**self.options, **job.options}
         parts: AsyncIterator[Part] = self.cls.create_async_generator(
             self._model(job), job.messages, **arguments
         )
         return parts
 
-    def _http_arguments(self, http: aiohttp.ClientSession) -> dict[str, Any]:
-        if not self.url:
-            return {}
-        arguments: dict[str, Any] = {"base_url": self.url, "http": http}
-        if self.api_key:
+    def _arguments(self, timeouts: Timeouts, http: aiohttp.ClientSession) -> dict[str, Any]:
+        """Return what the worker itself tells the class, as far as the class takes it."""
+        ours = issubclass(self.cls, AsyncGeneratorProvider)
+        # A foreign class takes its timeout for the whole answer, and knows its own URL and how to connect.
+        arguments: dict[str, Any] = {
+            "proxy": self.proxy,
+            "timeout": timeouts.connect if ours else timeouts.total,
+        }
+        if self.url and (ours or self.url != getattr(self.cls, "url", "")) and takes(self.cls, "base_url"):
+            arguments["base_url"] = self.url
+        if self.api_key and takes(self.cls, "api_key"):
             arguments["api_key"] = self.api_key
+        if ours and "http" in parameters_of(self.cls):
+            arguments["http"] = http
         return arguments
 
     def _model(self, job: Job) -> str:
@@ -200,6 +230,21 @@ class Registry:
     def _working(self) -> str:
         usable = [p.name for p in self._providers.values() if p.working and not p.lacks_key]
         return ", ".join(usable) or "none"
+
+
+def parameters_of(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what ``create_async_generator`` declares, by name."""
+    try:
+        return inspect.signature(cls.create_async_generator).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def takes(cls: type[Any], name: str) -> bool:
+    """Whether the class takes an argument of this name, be it because it takes any, as only foreign ones do."""
+    parameters = parameters_of(cls)
+    takes_any = cls not in KINDS.values() and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return takes_any or name in parameters
 
 
 def load_class(path: str) -> type[Any]:
