@@ -6,12 +6,16 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from producer import Producer
+from tests.conftest import StartWorker
 from tests.support.commands import parse
 from tests.support.processes import worker
 from tests.support.servers import Server
+from worker.providers.registry import Provider, Registry
 from worker.providers_file import load_registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -34,11 +38,20 @@ async def test_the_python_examples_print_the_answer(
     valkey: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with worker(valkey.url, "chat"):
-        first, second = blocks("python")
+        first, second, _ = blocks("python")
         await run(first, valkey.url)
         assert capsys.readouterr().out == "Say hello."
         await run(second, valkey.url)
         assert capsys.readouterr().out == "Say hello.Say hello. stop 1\n"
+
+
+async def test_the_class_of_one_s_own_answers(producer: Producer, start_worker: StartWorker) -> None:
+    namespace: dict[str, Any] = {}
+    exec(blocks("python")[2], namespace)
+    mine = Provider("mine", "mine", namespace["Mine"], "", namespace["Mine"].working, ("mine-1",))
+    await start_worker(Registry([mine]))
+    job = await producer.enqueue("hi", model="mine-1")
+    assert (await producer.result(job.id)).text == "Text, chunk by chunk. You said: hi"
 
 
 def test_the_toml_example_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

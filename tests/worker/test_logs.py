@@ -1,0 +1,44 @@
+"""G12: what a provider raises is logged, and what it holds is not shown."""
+
+import pytest
+import structlog
+
+from worker import logs
+
+SECRET = "Zq9-not-to-be-shown"
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> object:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_neither_a_secret_nor_local_variables_are_shown(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up("info", log_format)
+    logs.hide([SECRET])
+
+    def call_the_service(prompt: str) -> None:
+        raise KeyError(f"header {SECRET}")
+
+    try:
+        call_the_service("a private prompt")
+    except KeyError:
+        structlog.get_logger().exception("a provider crashed", error=f"it said {SECRET}")
+    shown = capsys.readouterr().err
+    assert "a provider crashed" in shown
+    assert "KeyError" in shown
+    assert "call_the_service" in shown
+    assert SECRET not in shown
+    assert "a private prompt" not in shown
+
+
+def test_lines_below_the_level_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("warning", "json")
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("loud")
+    assert capsys.readouterr().err.count("\n") == 1
