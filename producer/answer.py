@@ -112,28 +112,31 @@ class TextStream:
 
     def __init__(
         self,
-        begin: Callable[[], Awaitable[tuple[Job, Subscription]]],
+        begin: Callable[[], Awaitable[Subscription]],
         on_restart: Callable[[int], object] | None = None,
+        job: Job | None = None,
     ) -> None:
-        self.job: Job | None = None
-        """The job, from the first step of the iteration on."""
+        self.job = job
+        """The job that was enqueued for this stream; None where it reads another one's."""
+        self.end: Event | None = None
+        """The terminal event, once it was read."""
         self._begin = begin
         self._on_restart = on_restart
         self._subscription: Subscription | None = None
         self._handed_out = self._stands = 0
         self._unsettled: list[str] = []
         self._pieces: list[str] = []
-        self._end: Event | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
         if self._subscription is None:
-            self.job, self._subscription = await self._begin()
+            self._subscription = await self._begin()
         while not self._pieces:
-            if self._end is not None:
-                self._finish(self._end)
+            if self.end is not None:
+                check_done(self._subscription.job_id, self.end)
+                raise StopAsyncIteration
             await self._read(self._subscription)
         piece = self._pieces.pop(0)
         self._handed_out += len(piece)
@@ -157,25 +160,18 @@ class TextStream:
                     self._unsettled.append(event.text)
                 elif isinstance(event, Started):
                     self._stands, self._unsettled = _cut_back(self._stands, self._unsettled, event.keeps)
-            if events and events[-1].terminal:
-                self._end = events[-1]
-            if self._end is not None or not subscription.behind:
+            self.end = subscription.end
+            if self.end is not None or not subscription.behind:
                 break
         self._pieces, self._unsettled = [piece for piece in self._unsettled if piece], []
         if self._stands < self._handed_out:
-            self._restart(self._stands)
+            self._restart(self._stands, subscription.job_id)
 
-    def _restart(self, keeps: int) -> None:
+    def _restart(self, keeps: int, job_id: str) -> None:
         self._handed_out = keeps
         if self._on_restart is None:
-            assert self.job is not None, "it is set before anything is read"
-            raise AnswerRestarted(self.job.id, keeps)
+            raise AnswerRestarted(job_id, keeps)
         self._on_restart(keeps)
-
-    def _finish(self, end: Event) -> None:
-        assert self.job is not None, "it is set before anything is read"
-        check_done(self.job.id, end)
-        raise StopAsyncIteration
 
 
 def _cut_back(stands: int, pieces: list[str], keeps: int) -> tuple[int, list[str]]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from producer.answer import check_done
 from producer.client import Producer
 from producer.connection.embedded import NoEmbeddedServer, find
 from producer.errors import (
@@ -25,7 +24,7 @@ from producer.errors import (
     InvalidSetting,
     Unavailable,
 )
-from producer.wire.events import Chunk, Done, Event, Started, ToolCall
+from producer.printing import print_answer
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -78,7 +77,7 @@ def send(
         )
         if follow:
             typer.echo(f"job {job.id}", err=True)
-            await _print_events(producer, job.id, None, as_json=as_json)
+            await print_answer(producer, job.id, None, as_json=as_json)
         else:
             typer.echo(json.dumps({"id": job.id}) if as_json else job.id)
 
@@ -94,7 +93,7 @@ def watch(
     prefix: PrefixOption = "chat",
 ) -> None:
     """Print a job's answer, from its beginning, while it runs or after its end."""
-    _run(lambda producer: _print_events(producer, job, after, as_json=as_json), redis_url, prefix)
+    _run(lambda producer: print_answer(producer, job, after, as_json=as_json), redis_url, prefix)
 
 
 @app.command()
@@ -152,78 +151,6 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
     _run(work, redis_url, prefix)
 
 
-# -- events as lines -------------------------------------------------------------------------------------------
-
-
-async def _print_events(producer: Producer, job_id: str, after: str | None, *, as_json: bool) -> None:
-    printer = _JsonLines() if as_json else _Text(job_id)
-    subscription = producer.subscribe(job_id, after)
-    end: Event | None = None
-    while events := await subscription.read():
-        for event in events:
-            printer.show(event)
-        sys.stdout.flush()
-        end = events[-1]
-    printer.close()
-    sys.stdout.flush()  # here, where a reader that has gone is noticed, and not at the interpreter's exit
-    if end is None:  # the cursor stood at the end already
-        end = await _last_event(producer, job_id)
-    check_done(job_id, end)
-
-
-async def _last_event(producer: Producer, job_id: str) -> Event | None:
-    end: Event | None = None
-    async for event in producer.subscribe(job_id):
-        end = event
-    return end
-
-
-class _JsonLines:
-    def show(self, event: Event) -> None:
-        sys.stdout.write(json.dumps(event.body(), ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
-class _Text:
-    job_id: str
-    printed: int = 0
-    open_line: bool = False
-
-    def show(self, event: Event) -> None:
-        match event:
-            case Chunk(text=text):
-                sys.stdout.write(text)
-                self.printed += len(text)
-                self.open_line = not text.endswith("\n")
-            case Started(keeps=keeps) if keeps < self.printed:
-                self._restart(keeps)
-            case ToolCall(call=call):
-                _aside(f"tool call: {call.get('name')} {call.get('arguments')}")
-            case Done(finish_reason=reason) if reason != "stop":
-                self.close()
-                _aside(f"finished: {reason}")
-
-    def _restart(self, keeps: int) -> None:
-        self.close()
-        sys.stdout.flush()
-        if not sys.stdout.isatty():  # what a file or a pipe was given cannot be taken back: never just go on
-            raise AnswerRestarted(self.job_id, keeps)
-        _aside(f"the answer began again; {keeps} characters stand")
-        self.printed = keeps
-
-    def close(self) -> None:
-        if self.open_line:
-            sys.stdout.write("\n")
-            self.open_line = False
-
-
-def _aside(text: str) -> None:
-    typer.echo(f"-- {text} --", err=True)
-
-
 # -- edges -----------------------------------------------------------------------------------------------------
 
 
@@ -252,13 +179,9 @@ def _exit_status() -> Iterator[None]:
         raise _exit(error, USAGE) from None
     except Unavailable as error:
         raise _exit(error, UNREACHABLE) from None
-    except AnswerRestarted as error:
-        typer.echo(
-            f"chat-producer: the answer began again after a part of it was written; read it whole with "
-            f"`chat-producer watch {error.job_id}`",
-            err=True,
-        )
-        raise typer.Exit(FAILED) from None
+    except AnswerRestarted:
+        text = "the answer began again after a part of it was written; `chat-producer watch` reads it whole"
+        raise _exit(text, FAILED) from None
     except ChatRelayError as error:
         raise _exit(error, FAILED) from None
     except KeyboardInterrupt:
@@ -270,7 +193,7 @@ def _exit_status() -> Iterator[None]:
         raise _exit(error, FAILED) from None
 
 
-def _exit(error: Exception, code: int) -> typer.Exit:
+def _exit(error: Exception | str, code: int) -> typer.Exit:
     typer.echo(f"chat-producer: {error}", err=True)
     return typer.Exit(code)
 

@@ -146,11 +146,26 @@ class Producer:
         job, body = new_job(messages, fields)
         own_id = fields.get("id") is not None
 
-        async def begin() -> tuple[Job, Subscription]:
+        async def begin() -> Subscription:
             nonlocal own_id
             known_before, own_id = own_id, True  # a first step that is cancelled may be taken again: one job
             await submit(self._link, self._keys, job, body, own_id=known_before, bound=self._max_queue_length)
-            return job, self.subscribe(job.id)
+            return self.subscribe(job.id)
+
+        return TextStream(begin, on_restart, job)
+
+    def text(
+        self, job_id: str, after: str | None = None, *, on_restart: Callable[[int], object] | None = None
+    ) -> TextStream:
+        """Return the text of a job that is there already, as it arrives, or from the cursor ``after`` on.
+
+        Raises:
+            InvalidCursor, JobNotFound: as for `subscribe`. For what iterating raises see `TextStream`.
+        """
+        subscription = self.subscribe(job_id, after)
+
+        async def begin() -> Subscription:
+            return subscription
 
         return TextStream(begin, on_restart)
 

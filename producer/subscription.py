@@ -46,6 +46,8 @@ class Subscription:
         patience: float = 120.0,
     ) -> None:
         self.job_id = job_id
+        self.end: Event | None = None
+        """The terminal event, once it was read, or found to be where the cursor stood already."""
         self._keys = keys
         self._link = link
         self._listener = listener
@@ -106,11 +108,12 @@ class Subscription:
             if events:
                 self._seen = EventId.parse(events[-1].id)
                 if events[-1].terminal:
-                    self._end()
+                    self._end(events[-1])
                 return events
         return ()
 
-    def _end(self) -> None:
+    def _end(self, event: Event) -> None:
+        self.end = event
         self._ended = True
         self._seat = None
 
@@ -124,7 +127,7 @@ class Subscription:
         events = [event for frame in frames for event in frame.after(self._seen)]
         if not events and tail.events[-1].terminal:
             if tail.last <= self._seen:
-                self._end()
+                self._end(tail.events[-1])
             else:  # it was written between the two looks
                 self._behind = True
         return events

@@ -100,6 +100,23 @@ async def test_a_reader_goes_on_after_its_cursor(producer: Producer, scribe: Scr
     assert await read_all(producer.subscribe(JOB, after=cursor)) == WHOLE[seen:]
 
 
+async def test_a_reader_whose_cursor_is_at_the_end_is_told_the_end(
+    producer: Producer, scribe: Scribe
+) -> None:
+    await scribe.log(WHOLE[0])
+    await scribe.log(*WHOLE[1:])
+    subscription = producer.subscribe(JOB, after=WHOLE[-1].id)
+    assert await read_all(subscription) == []
+    assert subscription.end == WHOLE[-1]
+    assert [text async for text in producer.text(JOB, after=WHOLE[-1].id)] == []
+
+
+async def test_the_text_of_a_job_that_is_there_is_what_stands(producer: Producer, scribe: Scribe) -> None:
+    for event in [QUEUED, *answer(100, 2)[:-1], Waiting("100-3", 0, "released"), *answer(200, 3, number=2)]:
+        await scribe.log(event)
+    assert [text async for text in producer.text(JOB)] == ["piece 1 ", "piece 2 ", "piece 3 "]
+
+
 async def test_the_cursor_is_the_last_event_handed_out(producer: Producer, scribe: Scribe) -> None:
     await scribe.log(WHOLE[0])
     await scribe.log(*WHOLE[1:])

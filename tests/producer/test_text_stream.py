@@ -30,13 +30,17 @@ A_JOB = Job(id="j", queue="q", messages=[{"role": "user", "content": "x"}], crea
 class Scripted:
     """A subscription that hands out given batches; ``behind`` says whether the log is known to hold more."""
 
+    job_id = A_JOB.id
+
     def __init__(self, *batches: tuple[Sequence[Event], bool]) -> None:
         self._batches = list(batches)
         self.behind = True
+        self.end: Event | None = None
         self.closed = False
 
     async def read(self) -> Sequence[Event]:
         events, self.behind = self._batches.pop(0)
+        self.end = events[-1] if events and events[-1].terminal else None
         return events
 
     async def aclose(self) -> None:
@@ -45,9 +49,9 @@ class Scripted:
 
 def stream(subscription: Scripted, restarts: list[int] | None = None) -> TextStream:
     async def begin():  # type: ignore[no-untyped-def]
-        return A_JOB, subscription
+        return subscription
 
-    return TextStream(begin, None if restarts is None else restarts.append)
+    return TextStream(begin, None if restarts is None else restarts.append, A_JOB)
 
 
 def live(*events: Event) -> tuple[Sequence[Event], bool]:
