@@ -13,9 +13,19 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from producer.wire.events import Chunk, Done, Started, encode
+from producer.wire.events import Chunk, Done, Event, Started, Waiting, encode
 from producer.wire.keys import Keys
-from tests.support.processes import PATIENCE, PRODUCER, ROOT, environment, free_port, run, running, worker
+from tests.support.processes import (
+    PATIENCE,
+    PRODUCER,
+    ROOT,
+    Ended,
+    environment,
+    free_port,
+    run,
+    running,
+    worker,
+)
 from tests.support.servers import Server
 
 CONFIG = """
@@ -394,3 +404,46 @@ def test_a_pipe_that_is_closed_before_the_last_line_end_leaves_no_traceback(
         redis.publish(channel, frame)
         assert process.stderr.read().decode() == ""
         assert process.wait(PATIENCE) in {0, 1}
+
+
+def log_frames(redis: Redis, shell: dict[str, str], job: str, *events: Event) -> None:
+    """Write events as a worker would: each its own frame, logged and published."""
+    keys = Keys(shell["CHAT_PREFIX"])
+    for event in events:
+        redis.xadd(keys.log(job), {"f": encode(event)}, id=event.id)
+        redis.publish(keys.events(job), encode(event))
+
+
+def test_what_a_later_attempt_replaced_is_not_printed(shell: dict[str, str], redis: Redis) -> None:
+    job = run([*PRODUCER, "send", "x", "--queue", "unserved", "--no-follow"], **shell).out.strip()
+    first = (Started("5-0", 1, "echo", "w"), Chunk("5-1", "old"), Waiting("5-2", 0, "released"))
+    log_frames(
+        redis, shell, job, *first, Started("6-0", 1, "echo", "w"), Chunk("6-1", "new"), Done("6-2", "stop", 3)
+    )
+    assert run([*PRODUCER, "watch", job], **shell) == Ended(0, "new\n", "")
+
+
+def test_a_file_is_not_given_the_beginnings_of_two_answers(shell: dict[str, str], redis: Redis) -> None:
+    job = run([*PRODUCER, "send", "x", "--queue", "unserved", "--no-follow"], **shell).out.strip()
+    with running([*PRODUCER, "watch", job], **shell) as watching:
+        log_frames(redis, shell, job, Started("5-0", 1, "echo", "w"), Chunk("5-1", "old"))
+        watching.says("old", on="out")
+        log_frames(redis, shell, job, Waiting("5-2", 0, "released"), Started("6-0", 1, "echo", "w"))
+        log_frames(redis, shell, job, Chunk("6-1", "new"), Done("6-2", "stop", 3))
+        ended = watching.ends()
+    assert (ended.status, ended.out) == (1, "old\n")
+    assert "began again" in ended.err
+
+
+def test_an_answer_that_was_not_finished_is_said_to_be(shell: dict[str, str], redis: Redis) -> None:
+    job = run([*PRODUCER, "send", "x", "--queue", "unserved", "--no-follow"], **shell).out.strip()
+    log_frames(
+        redis, shell, job, Started("5-0", 1, "echo", "w"), Chunk("5-1", "half"), Done("5-2", "length", 4)
+    )
+    assert run([*PRODUCER, "watch", job], **shell) == Ended(0, "half\n", "-- finished: length --\n")
+
+
+def test_a_full_disk_is_said_in_one_line(shell: dict[str, str]) -> None:
+    done = run(["sh", "-c", f"{PRODUCER[0]} send hello --provider echo > /dev/full"], **shell)
+    assert done.status == 1
+    assert done.err.splitlines()[1:] == ["chat-producer: [Errno 28] No space left on device"]
