@@ -14,6 +14,13 @@ from tests.support.gated import Gate, gated_registry
 from worker.providers.registry import Provider, Registry
 
 
+async def until_it_speaks(producer: Producer, job_id: str) -> None:
+    """Return once the job has its first chunk."""
+    async for event in producer.subscribe(job_id):
+        if event.type == "chunk":
+            return
+
+
 async def events_of(producer: Producer, job_id: str) -> list[object]:
     return [event async for event in producer.subscribe(job_id)]
 
@@ -91,9 +98,7 @@ async def test_a_reader_that_leaves_does_not_stop_the_job(
     gate = Gate()
     await start_worker(gated_registry(gate))
     job = await producer.enqueue("x", provider="gated")
-    async for event in producer.subscribe(job.id):
-        if event.type == "chunk":
-            break
+    await until_it_speaks(producer, job.id)
     gate.open.set()
     assert (await producer.result(job.id)).text == "one two"
 
@@ -103,9 +108,7 @@ async def test_many_running_jobs_are_all_cancelled(producer: Producer, start_wor
     await start_worker(gated_registry(gate))
     jobs = [await producer.enqueue("x", provider="gated") for _ in range(20)]
     for job in jobs:
-        async for event in producer.subscribe(job.id):
-            if event.type == "chunk":
-                break
+        await until_it_speaks(producer, job.id)
     await asyncio.gather(*(producer.cancel(job.id) for job in jobs))
     ends = [(await events_of(producer, job.id))[-1] for job in jobs]
     assert all(isinstance(end, Cancelled) for end in ends)
@@ -214,9 +217,7 @@ async def test_a_provider_that_swallows_a_cancel_is_cancelled_again(
 
     await start_worker(Registry([Provider("stubborn", "x", Stubborn, "", True, ())]))
     job = await producer.enqueue("x", provider="stubborn")
-    async for event in producer.subscribe(job.id):
-        if event.type == "chunk":
-            break
+    await until_it_speaks(producer, job.id)
     await producer.cancel(job.id)
     last = (await events_of(producer, job.id))[-1]
     assert last == Cancelled(last.id, "requested", upstream_closed=True)
@@ -240,9 +241,7 @@ async def test_a_provider_that_will_not_close_does_not_hold_its_job(
 
     worker = await start_worker(Registry([Provider("open", "x", NeverCloses, "", True, ())]))
     job = await producer.enqueue("x", provider="open")
-    async for event in producer.subscribe(job.id):
-        if event.type == "chunk":
-            break
+    await until_it_speaks(producer, job.id)
     await producer.cancel(job.id)
     last = (await events_of(producer, job.id))[-1]
     assert last == Cancelled(last.id, "requested", upstream_closed=False)

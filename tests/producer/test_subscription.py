@@ -22,8 +22,9 @@ from producer import (
     Unavailable,
     Waiting,
 )
-from producer.listener import MAX_FRAMES_WAITING
+from producer.listener import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
 from producer.subscription import PAGE
+from producer.wire.events import Frame
 from producer.wire.keys import Keys
 from tests.conftest import on_real_servers
 from tests.support.scribe import Scribe
@@ -134,6 +135,39 @@ async def test_a_log_of_many_pages_is_read_to_its_end(producer: Producer, scribe
     for event in whole:
         await scribe.log(event)
     assert await read_all(producer.subscribe(JOB)) == whole
+
+
+async def test_what_is_written_between_two_looks_at_the_log_is_read(
+    producer: Producer, scribe: Scribe, redis: Redis, keys: Keys
+) -> None:
+    """A page and the tail are two commands: the tail may be newer than the page."""
+    await scribe.log(QUEUED)
+    subscription = producer.subscribe(JOB)
+    look, looks = subscription._ask_patiently, 0
+
+    async def look_and_be_overtaken() -> object:
+        nonlocal looks
+        looks += 1
+        page, tail = await look()
+        if looks == 2:  # the page was empty; now everything else is written, and the tail shows it
+            await scribe.log(*WHOLE[1:])
+            tail = await redis.xrevrange(keys.log(JOB), count=1)
+        return page, tail
+
+    subscription._ask_patiently = look_and_be_overtaken
+    assert await read(subscription, 1) == [QUEUED]
+    subscription._behind = True
+    assert await read_all(subscription) == WHOLE[1:]
+    assert looks == 3
+
+
+def test_a_seat_holds_no_more_bytes_than_its_bound() -> None:
+    seat = Seat()
+    frame = Frame(1, 0, (Chunk("1-0", "x"),))
+    seat.put(frame, 10 * MAX_BYTES_WAITING)  # a single frame may be larger
+    assert len(seat._frames) == 1
+    seat.put(frame, 1)
+    assert len(seat._frames) == 0
 
 
 async def test_a_log_that_ends_with_a_full_page_ends(producer: Producer, scribe: Scribe) -> None:
