@@ -187,10 +187,16 @@ def _exit_status() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # whoever read our output has gone: nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise typer.Exit(FAILED) from None
     except OSError as error:  # of standard output: a full disk
+        _drop_output()
         raise _exit(error, FAILED) from None
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: the interpreter would try once more to write it, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit(error: Exception | str, code: int) -> typer.Exit:

@@ -3,8 +3,6 @@
 import json
 import sys
 
-import typer
-
 from producer.answer import TextStream, check_done
 from producer.client import Producer
 from producer.errors import AnswerRestarted
@@ -45,10 +43,14 @@ async def _print_text(text: TextStream) -> None:
             sys.stdout.write("\n")
         sys.stdout.flush()  # here, where a reader that has gone is noticed, and not at the interpreter's exit
     if isinstance(text.end, Done) and text.end.finish_reason != "stop":
-        typer.echo(f"-- finished: {text.end.finish_reason} --", err=True)
+        _aside(f"finished: {text.end.finish_reason}")
 
 
 def _begin_again(keeps: int) -> None:
     if not sys.stdout.isatty():  # what a file or a pipe was given cannot be taken back: never just go on
         raise AnswerRestarted("", keeps)
-    typer.echo(f"\n-- the answer began again; {keeps} characters stand --", err=True)
+    _aside(f"the answer began again; {keeps} characters stand")
+
+
+def _aside(text: str) -> None:
+    sys.stderr.write(f"-- {text} --\n")
