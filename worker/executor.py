@@ -206,6 +206,8 @@ class Executor:
                 await self._queue.release(entry)
             case Verb.BURY:
                 await self._queue.bury(entry, reason)
+            case Verb.NOTHING:
+                self._queue.forget(entry)
 
 
 def _names(provider: Provider | Failure, job: Job) -> dict[str, str]:

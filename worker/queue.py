@@ -188,9 +188,13 @@ class Queue:
         call = scripts.BURY.on(names, GROUP, entry.id, MAX_DEAD, reason, entry.body, self._worker)
         await self._part_with(entry, call)
 
+    def forget(self, entry: Entry) -> None:
+        """Leave the entry to whoever owns its job now."""
+        self._held.discard((entry.queue, entry.id))
+
     async def _part_with(self, entry: Entry, call: Call) -> None:
         await self._writer.submit(call)
-        self._held.discard((entry.queue, entry.id))
+        self.forget(entry)
 
     async def release_parked(self) -> None:
         """Hand back what was taken and never given out."""
