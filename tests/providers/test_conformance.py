@@ -1,4 +1,4 @@
-"""The promises that every provider keeps, whatever its protocol.
+"""The promises that every provider keeps, whatever its protocol: a cut answer is no success (G6), text is whole (G7).
 
 Echo has no service behind it: nothing can refuse it, cut it or be slow. It stands in the rows that are not
 about HTTP (``EVERY``) and in no other.

@@ -1,4 +1,4 @@
-"""A worker's life: what it takes, how many, and how it stops."""
+"""A worker's life: what it takes, how many, and how it stops (G10)."""
 
 import asyncio
 from typing import Any
@@ -191,7 +191,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(
 async def test_cut_connections_lose_and_double_nothing(
     producer: Producer, start_worker: StartWorker, redis: Redis
 ) -> None:
-    """All but our own connection, again and again, while answers are written."""
+    """G8: all but our own connection, again and again, while answers are written."""
     await start_worker(grace=30.0)
     text = "".join(f"{i} " for i in range(300))
     jobs = [await producer.enqueue(text, provider="echo", options={"delay": 0.001}) for _ in range(10)]
