@@ -99,6 +99,10 @@ def check_done(job_id: str, end: Event | None, text: str = "") -> Done:
     raise AssertionError("asked before the terminal event")
 
 
+_SOME = 2**62
+"""More characters than any answer has: stands for a number that is not known, and not 0."""
+
+
 class TextStream:
     """The text of an answer as it arrives; iterate over it.
 
@@ -115,7 +119,10 @@ class TextStream:
         begin: Callable[[], Awaitable[Subscription]],
         on_restart: Callable[[int], object] | None = None,
         job: Job | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
+        """``goes_on``: text was handed out before, so that whatever begins anew is a restart."""
         self.job = job
         """The job that was enqueued for this stream; None where it reads another one's."""
         self.end: Event | None = None
@@ -123,7 +130,7 @@ class TextStream:
         self._begin = begin
         self._on_restart = on_restart
         self._subscription: Subscription | None = None
-        self._handed_out = self._stands = 0
+        self._handed_out = self._stands = _SOME if goes_on else 0
         self._unsettled: list[str] = []
         self._pieces: list[str] = []
 

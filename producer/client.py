@@ -17,7 +17,7 @@ from producer.status import QueueInfo, Status, read_queues, read_record, status_
 from producer.submission import submit
 from producer.subscription import Subscription
 from producer.wire.codec import WireError
-from producer.wire.events import EventId
+from producer.wire.events import QUEUED_ID, EventId
 from producer.wire.job import Job
 from producer.wire.keys import Keys, is_name
 
@@ -167,7 +167,7 @@ class Producer:
         async def begin() -> Subscription:
             return subscription
 
-        return TextStream(begin, on_restart)
+        return TextStream(begin, on_restart, goes_on=after is not None and EventId.parse(after) > QUEUED_ID)
 
     async def result(self, job_id: str, timeout: float | None = None) -> Result:
         """Wait for the job's end and return the whole answer.

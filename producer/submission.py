@@ -18,6 +18,7 @@ from producer.wire.keys import Keys
 from producer.wire.lifetimes import RETENTION_MS, UNCONFIRMED_MS, UNFINISHED_MS
 
 _GONE = -1
+_ON_ITS_WAY = 0
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.1, 30.0  # seconds
 
 
@@ -37,7 +38,9 @@ async def submit(link: Link, keys: Keys, job: Job, body: bytes, *, own_id: bool,
 
     if not own_id:  # nobody can know it yet: both in one round trip
         accept = _accept(keys, job, acceptance, _unfinished_ms(job))
-        _, added = await link.run_telling(lambda again: [accept, add(again=again)])
+        accepted, added = await link.run_telling(lambda again: [accept, add(again=again)])
+        if accepted == b"known":  # said again after a lost reply, and a worker has it already
+            return
         await _check_room(link, keys, job, added, acceptance)
         return
     (accepted,) = await link.run(_accept(keys, job, acceptance, UNCONFIRMED_MS))
@@ -48,8 +51,10 @@ async def submit(link: Link, keys: Keys, job: Job, body: bytes, *, own_id: bool,
     (confirmed,) = await link.run(
         scripts.CONFIRM.on([keys.log(job.id), keys.record(job.id)], _unfinished_ms(job))
     )
-    if confirmed == _GONE:  # the entry is in the queue, so the job is as good as accepted: say so again
-        await link.run(_accept(keys, job, acceptance, _unfinished_ms(job)))
+    if confirmed == _GONE:
+        # Its minute was over, and the entry is in the queue: say again that there is a job, for another minute,
+        # because it may as well have run already, and its retention be over.
+        await link.run(_accept(keys, job, acceptance, UNCONFIRMED_MS))
 
 
 def _accept(keys: Keys, job: Job, acceptance: str, ttl_ms: int) -> Call:
@@ -72,7 +77,10 @@ async def _check_room(
     match added:
         case [b"full", int(length), int(oldest_age_ms)]:
             if acceptance is not None:
-                await link.run(scripts.WITHDRAW.on([keys.log(job.id), keys.record(job.id)], acceptance))
+                names = [keys.log(job.id), keys.record(job.id)]
+                (withdrawn,) = await link.run(scripts.WITHDRAW.on(names, acceptance))
+                if withdrawn == _ON_ITS_WAY:
+                    return
             # If the oldest job has been here for a while, about `length` others have passed in that time.
             retry_after = min(max(oldest_age_ms / 1000 / length, _SHORTEST_RETRY), _LONGEST_RETRY)
             raise QueueFull(job.queue, length, retry_after)

@@ -23,7 +23,7 @@ logger = structlog.get_logger("chatrelay.cancellations")
 _MAX_MESSAGE_BYTES = 64 * 1024
 _MAX_EARLY = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
-_CANCEL_AGAIN = 0.05  # seconds
+_CANCEL_AGAIN = 0.3  # seconds that a provider has to close its call
 _CLOSE_TIMEOUT = 0.8  # seconds: a cancelled job is to be terminal within one
 
 _Which = tuple[str, int]
@@ -81,6 +81,7 @@ class Cancellations:
         self._running: dict[_Which, Stop] = {}
         self._early: dict[_Which, str] = {}
         self._releasing = False
+        self._pause = _FIRST_PAUSE
 
     @contextlib.contextmanager
     def watch(self, job_id: str, attempt: int, task: "asyncio.Task[Any]") -> Iterator[Stop]:
@@ -117,18 +118,16 @@ class Cancellations:
 
     async def run(self) -> None:
         """Listen until cancelled, through every outage."""
-        pause = _FIRST_PAUSE
         while True:
             try:
                 async with self._redis.pubsub() as channel:
                     async with bounded(self._timeout):
                         await channel.subscribe(*self._channels)
-                    pause = _FIRST_PAUSE
                     await self._listen(channel)
             except (RedisError, OSError) as error:
                 logger.warning("control channel lost, connecting again", error=str(error))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _listen(self, channel: PubSub) -> None:
         loop = asyncio.get_running_loop()
@@ -140,7 +139,7 @@ class Cancellations:
                 if (
                     message["type"] == "subscribe"
                 ):  # from here on hints are heard, and until here some were not
-                    next_check = loop.time()
+                    next_check, self._pause = loop.time(), _FIRST_PAUSE
                 self._hear(message)
             if loop.time() >= next_check:
                 if unanswered > 1:

@@ -74,7 +74,11 @@ def run(
     ] = None,
     queue: Annotated[
         list[str] | None,
-        typer.Option(envvar="CHAT_QUEUE", help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks).", show_default="default"),
+        typer.Option(
+            envvar="CHAT_QUEUE",
+            help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks).",
+            show_default="default",
+        ),
     ] = None,
     concurrency: Annotated[int, typer.Option(envvar="CHAT_CONCURRENCY", help="Jobs at the same time.")] = 64,
     name: Annotated[

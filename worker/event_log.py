@@ -3,16 +3,12 @@
 import asyncio
 from collections import deque
 
-import structlog
-
 from producer.connection import Call
 from producer.wire.codec import WireError
 from producer.wire.events import Event, EventId, encode
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.writer import Writer
-
-logger = structlog.get_logger("chatrelay.event_log")
 
 MAX_MERGED_BYTES = 64 * 1024
 """A frame grows by merging up to this size; a single larger event is a frame of its own."""
@@ -36,6 +32,7 @@ class Attempt:
         self.id = id_
         self.number = number
         self.lost = False
+        self.refusal: BaseException | None = None
         self.sealed = False
         self._next_seq = 0
         self._waiting: deque[bytes] = deque()
@@ -87,6 +84,13 @@ class Attempt:
         """Take no further events: the last one is on its way, whatever a provider that would not stop still says."""
         self.sealed = True
 
+    def check(self) -> None:
+        """Raise what keeps this attempt from writing, if anything does."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self.lost:
+            raise LeaseLost(self.job_id)
+
     def lose(self) -> None:
         """Note that the job has another owner; what waits is dropped."""
         self.lost = True
@@ -110,12 +114,19 @@ class EventLog:
         """Write ``event`` with the next round trip. While ``attempt.is_full``, `flush` before going on.
 
         Raises:
-            LeaseLost: an earlier event was refused.
+            LeaseLost: the job has another owner.
+            redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; its id goes to the next one.
         """
-        if attempt.lost or attempt.sealed:
+        attempt.check()
+        if attempt.sealed:
             raise LeaseLost(attempt.job_id)
-        attempt.put(self._encoded(attempt, event))
+        try:
+            data = encode(event)
+        except WireError:
+            attempt.take_back_id()
+            raise
+        attempt.put(data)
         if not attempt.is_writing:
             self._write_next(attempt)
 
@@ -123,11 +134,11 @@ class EventLog:
         """Wait until all that was appended is in the log.
 
         Raises:
-            LeaseLost: an event was refused.
+            LeaseLost: the job has another owner.
+            redis.exceptions.ResponseError: Redis refuses what the attempt writes.
         """
         await attempt.written()
-        if attempt.lost:
-            raise LeaseLost(attempt.job_id)
+        attempt.check()
 
     async def finish(
         self, attempt: Attempt, event: Event, status: str, ttl_ms: int, *, counts: bool = True
@@ -135,13 +146,14 @@ class EventLog:
         """Write the attempt's last event and the job's new ``status``; its keys live ``ttl_ms`` from then on.
 
         Returns None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was written,
-        and the attempt has to finish as cancelled.
+        and the attempt has to finish as cancelled, with an event of the same id.
 
         Raises:
             LeaseLost: the job has another owner; nothing was written.
-            WireError: no reader could read this event; its id goes to the next one.
+            redis.exceptions.ResponseError: Redis refuses what the attempt writes.
+            WireError: no reader could read this event; finish with another one of the same id.
         """
-        frame = self._encoded(attempt, event)
+        frame = encode(event)
         attempt.seal()
         await self.flush(attempt)
         keys = self._keys
@@ -152,17 +164,9 @@ class EventLog:
             case b"written" | b"repeated":
                 return None
             case [b"cancel", reason]:
-                attempt.take_back_id()
                 return str(reason.decode(errors="replace"))
         attempt.lose()
         raise LeaseLost(attempt.job_id)
-
-    def _encoded(self, attempt: Attempt, event: Event) -> bytes:
-        try:
-            return encode(event)
-        except WireError:
-            attempt.take_back_id()
-            raise
 
     def _write_next(self, attempt: Attempt) -> None:
         frame = attempt.take_frame()
@@ -172,8 +176,7 @@ class EventLog:
 
     def _after_write(self, attempt: Attempt, written: "asyncio.Future[bytes]") -> None:
         refusal = None if written.cancelled() else written.exception()
-        if refusal is not None:
-            logger.error("redis refused a frame", job=attempt.job_id, error=str(refusal))
+        attempt.refusal = refusal
         if written.cancelled() or refusal or written.result() not in (b"written", b"repeated"):
             attempt.lose()
         else:

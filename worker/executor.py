@@ -121,7 +121,9 @@ class Executor:
             return self._left_open(answering, stop.reason)
         if answering.cancelled():
             return stop.reason or Failure("provider_crashed", f"provider {provider.name!r} cancelled itself")
-        return answering.result()
+        outcome = answering.result()
+        # A provider may turn the cancel by which it was stopped into a failure.
+        return stop.reason if stop.reason is not None and isinstance(outcome, Failure) else outcome
 
     def _left_open(
         self, answering: "asyncio.Task[Outcome]", reason: CancelAsked | Released | None
@@ -147,7 +149,13 @@ class Executor:
             return Lost()
         except ProviderError as error:
             return Failure(error.code, error.message)
-        except (Exception, GeneratorExit) as error:  # a class that is not ours may raise anything
+        except RedisError:
+            raise
+        except (
+            Exception,
+            GeneratorExit,
+            BaseExceptionGroup,
+        ) as error:  # a class that is not ours may raise anything
             # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.
             logger.exception(
                 "a provider raised what is not a ProviderError", job=job.id, provider=provider.name
@@ -177,23 +185,24 @@ class Executor:
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
+        event_id = attempt.next_id()  # one id, whatever the end turns out to be
         try:
             try:
-                reason = await self._write_end(attempt, outcome)
+                reason = await self._write_end(attempt, event_id, outcome)
             except WireError as error:
                 outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
-                reason = await self._write_end(attempt, outcome)
+                reason = await self._write_end(attempt, event_id, outcome)
             if reason is not None:
                 outcome = CancelAsked(reason)
-                await self._write_end(attempt, outcome)
+                await self._write_end(attempt, event_id, outcome)
         except LeaseLost:
             return Lost()
         return outcome
 
-    async def _write_end(self, attempt: Attempt, outcome: Outcome) -> str | None:
+    async def _write_end(self, attempt: Attempt, event_id: str, outcome: Outcome) -> str | None:
         ending = ending_of(outcome)
         assert ending.status is not None, "only outcomes that write an event come here"
-        event = event_of(outcome, attempt.next_id(), attempts=attempt.number, now_ms=_now_ms())
+        event = event_of(outcome, event_id, attempts=attempt.number, now_ms=_now_ms())
         ttl_ms = int(self._settings.retention * 1000) if event.terminal else UNFINISHED_MS
         return await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
 

@@ -17,8 +17,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
@@ -41,6 +42,20 @@ class ConfigError(ValueError):
     """The file cannot be used; one line names the file, the line in it and the reason."""
 
 
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or any(c.isspace() for c in url):
+        raise ValueError("a URL that starts with http:// or https:// and names a host is expected")
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(_check_url)]
+
+
 class _TimeoutsTable(BaseModel):
     model_config = ConfigDict(extra="forbid")
     connect: Seconds | None = None
@@ -52,13 +67,13 @@ class _TimeoutsTable(BaseModel):
 class _ProviderTable(BaseModel):
     model_config = ConfigDict(extra="forbid")
     kind: str
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")] | None = None
+    base_url: HttpUrl | None = None
     api_key_env: str | None = None
     models: list[str] | None = None
     working: bool | None = None
     timeouts: _TimeoutsTable = Field(default_factory=_TimeoutsTable)
     options: dict[str, Any] = Field(default_factory=dict)
-    proxy: str | None = None
+    proxy: HttpUrl | None = None
     allow: frozenset[str] = frozenset()
 
 
@@ -113,6 +128,8 @@ def _text_of(path: Path) -> str:
 def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]) -> Provider:
     if not is_name(name):
         raise place.error([], f"{name!r} is no name for a provider")
+    if not isinstance(table, dict):
+        raise place.error([], "a table is expected: [providers.NAME]")
     if "api_key" in table:
         raise place.error(["api_key"], "a key does not belong into a file: name its variable in api_key_env")
     try:

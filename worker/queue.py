@@ -21,6 +21,7 @@ from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.queue")
 
+_MANY = 1000
 MAX_DEAD = 10_000
 """About how many buried entries a queue keeps."""
 
@@ -102,7 +103,8 @@ class Queue:
     async def _waiting(self, count: int) -> list[Entry]:
         if self._parked:
             return [self._parked.popleft() for _ in range(min(count, len(self._parked)))]
-        return await self._new(count)
+        # A group that was made again hands over once more what is running here.
+        return [entry for entry in await self._new(count) if (entry.queue, entry.id) not in self._held]
 
     async def _new(self, count: int) -> list[Entry]:
         if len(self._streams) == 1:
@@ -196,10 +198,13 @@ class Queue:
         await self._writer.submit(call)
         self.forget(entry)
 
-    async def release_parked(self) -> None:
-        """Hand back what was taken and never given out."""
+    async def release_rest(self) -> None:
+        """Hand back what was taken and never given out, and what was handed over in a reply that never arrived."""
         while self._parked:
             await self.release(self._parked.popleft())
+        while self._in_doubt:
+            for entry in await self._unheard(_MANY):
+                await self.release(entry)
 
     async def leave(self) -> None:
         """Take this worker's consumer out of the groups, where it holds nothing."""

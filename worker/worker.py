@@ -146,7 +146,7 @@ class Worker:
                 await self._rest(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
-            if self._stopping.is_set():  # they came with the last read: untouched, they go back
+            if self._stopping.is_set() and entries:  # they came with the last read: untouched, they go back
                 await self._bounded(_all(parts.queue.release(entry) for entry in entries))
                 return
             for entry in entries:
@@ -185,11 +185,12 @@ class Worker:
         if self._jobs:
             logger.info("stopping: finishing what runs", running=len(self._jobs), grace=self._settings.grace)
             await self._finish_within_grace()
+        self._give_up_at = 0.0
         if self._jobs:
             logger.info("handing back what is left", running=len(self._jobs))
             parts.cancellations.release_all()
             await self._bounded(self._all_ended())
-        await self._bounded(parts.queue.release_parked())
+        await self._bounded(parts.queue.release_rest())
         await self._bounded(parts.queue.leave())
         await self._abandon()
         logger.info("worker stopped", name=self._settings.name)
@@ -204,12 +205,14 @@ class Worker:
             await asyncio.wait(self._jobs)
 
     async def _bounded(self, step: Coroutine[Any, Any, None]) -> None:
-        """Take a step that needs Redis, but do not wait for ever for a Redis that is away."""
+        """Take a step that needs Redis; all such steps in a row share one limit, in case that Redis is away."""
         loop = asyncio.get_running_loop()
         self._give_up_at = self._give_up_at or loop.time() + _HAND_BACK_TIMEOUT
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout_at(self._give_up_at):
                 await step
+        except (TimeoutError, RedisError, OSError) as error:
+            logger.warning("redis is away, going on without it", error=str(error) or "no reply in time")
 
     async def _abandon(self) -> None:
         if self._jobs:

@@ -4,13 +4,32 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+# Neither chained to its cause nor quoting it: that may repeat a part of the password.
+_UNREADABLE = (
+    "Redis URL {}: its host, port, database or options cannot be read; "
+    "a password that holds / # ? [ ] or @ must be percent-encoded"
+)
+
+_OURS = frozenset(
+    {
+        "protocol",
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "health_check_interval",
+        "max_connections",
+    }
+    | {"retry_on_timeout", "retry_on_error", "socket_connect_timeout", "socket_timeout", "timeout"}
+)
+"""Options of a URL that would change what the code around counts on."""
 
 SCHEMES = ("redis", "rediss", "unix")
 
@@ -26,25 +45,29 @@ class Url:
     secret: str
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.secret)
+        try:
+            parts = urlsplit(self.secret)
+        except ValueError:
+            raise ValueError(_UNREADABLE.format(self)) from None
         if parts.scheme not in SCHEMES or not self.secret.startswith(f"{parts.scheme}://"):
             raise ValueError(f"Redis URL {self}: it must start with redis://, rediss:// or unix://")
+        if ours := sorted(parse_qs(parts.query).keys() & _OURS):
+            raise ValueError(f"Redis URL {self}: {ours[0]} is not for the URL to say")
         try:
             self.new_pool(connect_timeout=1, connections=1)
             _ = parts.port
             if parts.scheme != "unix" and parts.path.strip("/"):
                 int(parts.path.strip("/"))
         except (ValueError, TypeError, AttributeError):
-            # Not chained, and the cause not quoted: it may repeat a part of the password.
-            raise ValueError(
-                f"Redis URL {self}: its port, database or options cannot be read; "
-                "a password that holds / # ? or @ must be percent-encoded"
-            ) from None
+            raise ValueError(_UNREADABLE.format(self)) from None
 
     def __str__(self) -> str:
-        parts = urlsplit(self.secret)
+        try:
+            parts = urlsplit(self.secret)
+        except ValueError:
+            return "(not shown)"
         if "://" not in self.secret:
-            return "that has no scheme"
+            return "(without a scheme)"
         if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a password that was not encoded fell apart
             return f"{parts.scheme}://…"
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -26,7 +26,10 @@ if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands ove
   return redis.error_reply(tostring(added['err']))
 end
 redis.call('HSET', KEYS[2], 'status', 'cancelled', 'attempt', ARGV[1], 'finished_at', ARGV[5])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+for _, key in ipairs({KEYS[1], KEYS[2]}) do
+  if redis.call('PTTL', key) < tonumber(ARGV[4]) then -- a far deadline may have given it longer
+    redis.call('PEXPIRE', key, ARGV[4])
+  end
+end
 redis.call('PUBLISH', KEYS[4], ARGV[2])
 return 'cancelled'

@@ -321,7 +321,7 @@ async def test_who_finds_the_queue_full_does_not_take_back_what_another_has_queu
         await roomy._link.run(scripts.ACCEPT.on(accept, *arguments, "the other one"))
         await roomy.enqueue("x", provider="echo", id="mine")
         (withdrawn,) = await roomy._link.run(scripts.WITHDRAW.on(names, "the other one"))
-        assert withdrawn == 0
+        assert withdrawn == -1
         assert (await roomy.status("mine")).status == "queued"
 
 
@@ -359,6 +359,8 @@ async def test_an_id_that_no_job_can_have_is_not_found_and_disturbs_nobody(
         "redis://me:hunter#2@h:1",
         "redis://me:hunter?2@h:1",
         "redis:hunter2@h",
+        "redis://u:hunter？2@h:1",
+        "redis://u:[hunter]2@h:1",
         "redis://me:hunter2@h:port",
         "redis://me:hunter2@h:1/abc",
     ],
@@ -400,3 +402,9 @@ async def test_a_record_that_others_filled_is_told_as_far_as_it_can_be(
     status = await producer.status(job.id)
     assert (status.created_at, status.attempts) == (None, 0)
     assert await producer.cancel(job.id) is Cancellation.CANCELLED
+
+
+@pytest.mark.parametrize("option", ["protocol=3", "decode_responses=true", "socket_timeout=0.1"])
+def test_a_url_does_not_change_what_the_code_counts_on(option: str) -> None:
+    with pytest.raises(InvalidSetting, match=option.partition("=")[0]):
+        Producer(f"redis://localhost?{option}")

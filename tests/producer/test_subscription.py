@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import (
+    AnswerRestarted,
     Chunk,
     CorruptLog,
     Done,
@@ -116,6 +117,20 @@ async def test_the_text_of_a_job_that_is_there_is_what_stands(producer: Producer
     for event in [QUEUED, *answer(100, 2)[:-1], Waiting("100-3", 0, "released"), *answer(200, 3, number=2)]:
         await scribe.log(event)
     assert [text async for text in producer.text(JOB)] == ["piece 1 ", "piece 2 ", "piece 3 "]
+
+
+async def test_who_goes_on_after_a_cursor_is_told_that_the_answer_began_again(
+    producer: Producer, scribe: Scribe
+) -> None:
+    for event in [QUEUED, *answer(100, 1)[:-1], Waiting("100-2", 0, "released"), *answer(200, 2, number=2)]:
+        await scribe.log(event)
+    with pytest.raises(AnswerRestarted):
+        await anext(producer.text(JOB, after="100-1"))
+    restarts: list[int] = []
+    reading = producer.text(JOB, after="100-1", on_restart=restarts.append)
+    assert [text async for text in reading] == ["piece 1 ", "piece 2 "]
+    assert restarts == [0]
+    assert [text async for text in producer.text(JOB, after="0-1")] == ["piece 1 ", "piece 2 "]
 
 
 async def test_the_cursor_is_the_last_event_handed_out(producer: Producer, scribe: Scribe) -> None:

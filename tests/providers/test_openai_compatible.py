@@ -1,4 +1,4 @@
-"""What the OpenAI protocol has of its own (G6: no end mark, no success); what all have in common is in test_conformance."""
+"""What the OpenAI protocol has of its own (G6: no end mark, no success); the rest is in test_conformance."""
 
 import json
 from collections.abc import AsyncGenerator

@@ -270,8 +270,32 @@ async def test_an_event_that_no_reader_could_read_leaves_no_hole(
     with pytest.raises(WireError):
         log.append(attempt, Chunk(attempt.next_id(), "\ud800"))
     log.append(attempt, Chunk(attempt.next_id(), "fine"))
+    last = attempt.next_id()
     with pytest.raises(WireError):
-        await log.finish(attempt, Failed(attempt.next_id(), "x", "\ud800", 1), "failed", TTL_MS)
-    await log.finish(attempt, Failed(attempt.next_id(), "x", "fine", 1), "failed", TTL_MS)
+        await log.finish(attempt, Failed(last, "x", "\ud800", 1), "failed", TTL_MS)
+    await log.finish(attempt, Failed(last, "x", "fine", 1), "failed", TTL_MS)
     ids = [event.id async for event in producer.subscribe("j")]
     assert ids[1:] == [f"{attempt.id}-{seq}" for seq in range(3)]
+
+
+async def test_what_was_handed_over_in_a_lost_reply_is_handed_back_by_one_who_stops(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    for job_id in ("one", "two", "three"):
+        await producer.enqueue("x", provider="echo", id=job_id)
+    await redis.xreadgroup("workers", queue._consumer, {keys.jobs("default"): ">"}, count=3)
+    queue._in_doubt = True
+    (taken,) = await queue.take(1)
+    await queue.release(taken)
+    await queue.release_rest()
+    assert (await redis.xpending(keys.jobs("default"), "workers"))["pending"] == 0
+    assert await redis.xlen(keys.jobs("default")) == 3
+
+
+async def test_a_group_that_was_made_again_does_not_double_what_runs(
+    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    await claimed(queue, producer)
+    await redis.xgroup_destroy(keys.jobs("default"), "workers")
+    await queue.open()
+    assert await queue.take(5) == []

@@ -10,6 +10,7 @@ from producer import Chunk, Done, Producer, Queued, Started, Waiting
 from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
+from worker import worker as worker_module
 from worker.providers.base import Finish
 from worker.providers.errors import Broken
 from worker.providers.registry import Provider, Registry
@@ -308,7 +309,13 @@ async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
         async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
             yield "text"
 
-    classes = {"huge": Huge, "lone": Lone, "leaves": Leaves}
+    class Groups:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            async with asyncio.TaskGroup():
+                yield object()
+
+    classes = {"groups": Groups, "huge": Huge, "lone": Lone, "leaves": Leaves}
     providers = [Provider(name, name, cls, "", True, ()) for name, cls in classes.items()]
     wrong = Provider("wrong", "wrong", WrongModels, "", True, WrongModels.models)  # type: ignore[arg-type]
     await start_worker(Registry([*providers, wrong]))
@@ -319,8 +326,45 @@ async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
     job = await producer.enqueue("x", model="any")
     codes["wrong"] = [event async for event in producer.subscribe(job.id)][-1].code
     assert codes == {
+        "groups": "provider_crashed",
         "huge": "provider_crashed",
         "lone": "upstream_error",
         "leaves": "provider_crashed",
         "wrong": "internal_error",
     }
+
+
+async def test_the_grace_time_does_not_use_up_the_time_to_hand_back(
+    producer: Producer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, redis: Redis, keys: Keys
+) -> None:
+    monkeypatch.setattr(worker_module, "_HAND_BACK_TIMEOUT", 0.5)
+    gate = Gate()
+    worker = await start_worker(gated_registry(gate), grace=1.0)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    worker.stop()
+    await worker.stopped()
+    assert (await producer.status(job.id)).status == "waiting"
+    assert await pending(redis, keys) == 0
+
+
+async def test_a_provider_that_makes_a_failure_of_its_stop_is_handed_back_all_the_same(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    class Complains:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield "one"
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise Broken("somebody stopped me") from None
+
+    worker = await start_worker(Registry([Provider("x", "x", Complains, "", True, ())]), grace=0.0)
+    job = await producer.enqueue("x", provider="x")
+    async for event in producer.subscribe(job.id):
+        if event.type == "chunk":
+            break
+    worker.stop()
+    await worker.stopped()
+    assert (await producer.status(job.id)).status == "waiting"

@@ -45,6 +45,8 @@ GUARDED = frozenset(
 A job may set none of them unless its provider's table allows it.
 """
 
+_DESTINATIONS = GUARDED - {"api_key", "messages", "model", "timeout"}
+
 RESERVED = GUARDED | {"stream"}
 """Options that no table of a provider sets for all jobs."""
 
@@ -133,7 +135,7 @@ class Provider:
         arguments = self._arguments(self.timeouts_for(job), http)
         if job.temperature is not None:
             arguments["temperature"] = job.temperature
-        if "base_url" in job.options:  # allowed, but our key goes nowhere that a job chooses
+        if job.options.keys() & _DESTINATIONS:  # allowed, but our key goes nowhere that a job chooses
             arguments.pop("api_key", None)
         arguments |= {**self.options, **job.options}
         parts: AsyncIterator[Part] = self.cls.create_async_generator(
