@@ -79,12 +79,8 @@ def number_in(record: Mapping[bytes, bytes], name: str) -> int:
 def _instant(ms: int) -> datetime | None:
     try:
         return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
-    except (
-        ValueError,
-        OverflowError,
-        OSError,
-    ):  # written by something else: further off than a datetime reaches
-        return None
+    except (ValueError, OverflowError, OSError):
+        return None  # written by something else: further off than a datetime reaches
 
 
 async def read_record(link: Link, keys: Keys, job_id: str) -> tuple[dict[bytes, bytes], int]:

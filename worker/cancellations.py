@@ -136,9 +136,8 @@ class Cancellations:
             message = await channel.get_message(timeout=max(0.0, next_check - loop.time()))
             if message is not None:
                 unanswered = 0
-                if (
-                    message["type"] == "subscribe"
-                ):  # from here on hints are heard, and until here some were not
+                if message["type"] == "subscribe":
+                    # From here on hints are heard, and until here some were not.
                     next_check, self._pause = loop.time(), _FIRST_PAUSE
                 self._hear(message)
             if loop.time() >= next_check:

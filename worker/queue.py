@@ -134,9 +134,8 @@ class Queue:
         entries: list[Entry] = []
         for stream, queue in self._streams.items():
             held = sum(of_queue == queue for of_queue, _ in self._held)
-            handed_over = await self._read(
-                [stream], held + count + 1, None, after="0"
-            )  # one more tells of more
+            # One more than is wanted: it tells whether there is more.
+            handed_over = await self._read([stream], held + count + 1, None, after="0")
             entries += [entry for entry in handed_over if (entry.queue, entry.id) not in self._held]
         self._in_doubt = len(entries) > count
         return entries[:count]
