@@ -53,50 +53,57 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        envvar="CHAT_REDIS_URL",
+        help="redis://, rediss:// or unix:// URL. Without one, an embedded server is started, or joined.",
+        show_default="embedded",
+    ),
+]
+QueueOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="CHAT_QUEUE",
+        help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks).",
+        show_default="default",
+    ),
+]
+ConcurrencyOption = Annotated[int, typer.Option(envvar="CHAT_CONCURRENCY", help="Jobs at the same time.")]
+NameOption = Annotated[
+    str | None,
+    typer.Option(envvar="CHAT_NAME", help="This worker's name in events and logs.", show_default="host-pid"),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config", envvar="CHAT_CONFIG", help="TOML file of named providers.", show_default="built-in ones"
     ),
 ]
+PrefixOption = Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First part of every key.")]
+GraceOption = Annotated[
+    float, typer.Option(envvar="CHAT_GRACE", help="Seconds to finish running jobs after SIGTERM.")
+]
+RetentionOption = Annotated[
+    float, typer.Option(envvar="CHAT_RETENTION", help="Seconds for which an ended job can be read.")
+]
+LogLevelOption = Annotated[LogLevel, typer.Option(envvar="CHAT_LOG_LEVEL")]
+LogFormatOption = Annotated[LogFormat, typer.Option(envvar="CHAT_LOG_FORMAT")]
 
 
 @app.command()
 def run(
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            "--redis",
-            envvar="CHAT_REDIS_URL",
-            help="redis://, rediss:// or unix:// URL. Without one, an embedded server is started, or joined.",
-            show_default="embedded",
-        ),
-    ] = None,
-    queue: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="CHAT_QUEUE",
-            help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks).",
-            show_default="default",
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(envvar="CHAT_CONCURRENCY", help="Jobs at the same time.")] = 64,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            envvar="CHAT_NAME", help="This worker's name in events and logs.", show_default="host-pid"
-        ),
-    ] = None,
+    redis_url: RedisOption = None,
+    queue: QueueOption = None,
+    concurrency: ConcurrencyOption = 64,
+    name: NameOption = None,
     config: ConfigOption = None,
-    prefix: Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First part of every key.")] = "chat",
-    grace: Annotated[
-        float, typer.Option(envvar="CHAT_GRACE", help="Seconds to finish running jobs after SIGTERM.")
-    ] = 30.0,
-    retention: Annotated[
-        float, typer.Option(envvar="CHAT_RETENTION", help="Seconds for which an ended job can be read.")
-    ] = RETENTION_MS / 1000,
-    log_level: Annotated[LogLevel, typer.Option(envvar="CHAT_LOG_LEVEL")] = LogLevel.info,
-    log_format: Annotated[LogFormat, typer.Option(envvar="CHAT_LOG_FORMAT")] = LogFormat.auto,
+    prefix: PrefixOption = "chat",
+    grace: GraceOption = 30.0,
+    retention: RetentionOption = RETENTION_MS / 1000,
+    log_level: LogLevelOption = LogLevel.info,
+    log_format: LogFormatOption = LogFormat.auto,
 ) -> None:
     """Take jobs and answer them until SIGTERM or Ctrl-C; a second one stops at once."""
     logs.set_up(log_level, log_format)

@@ -149,13 +149,10 @@ class Executor:
             return Lost()
         except ProviderError as error:
             return Failure(error.code, error.message)
-        except RedisError:
-            raise
-        except (
-            Exception,
-            GeneratorExit,
-            BaseExceptionGroup,
-        ) as error:  # a class that is not ours may raise anything
+        except (Exception, GeneratorExit, BaseExceptionGroup) as error:
+            # A class that is not ours may raise anything.
+            if error is attempt.refusal:
+                raise  # it is Redis that refused our writes, not the provider that failed
             # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.
             logger.exception(
                 "a provider raised what is not a ProviderError", job=job.id, provider=provider.name

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from producer import Chunk, Done, Producer, Queued, Started, Waiting
 from producer.wire.keys import GROUP, Keys
@@ -309,13 +310,19 @@ async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
         async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
             yield "text"
 
+    class UsesRedis:
+        @classmethod
+        async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            yield "text"
+            raise RedisError("a Redis of its own is away")
+
     class Groups:
         @classmethod
         async def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
             async with asyncio.TaskGroup():
                 yield object()
 
-    classes = {"groups": Groups, "huge": Huge, "lone": Lone, "leaves": Leaves}
+    classes = {"redis": UsesRedis, "groups": Groups, "huge": Huge, "lone": Lone, "leaves": Leaves}
     providers = [Provider(name, name, cls, "", True, ()) for name, cls in classes.items()]
     wrong = Provider("wrong", "wrong", WrongModels, "", True, WrongModels.models)  # type: ignore[arg-type]
     await start_worker(Registry([*providers, wrong]))
@@ -326,6 +333,7 @@ async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
     job = await producer.enqueue("x", model="any")
     codes["wrong"] = [event async for event in producer.subscribe(job.id)][-1].code
     assert codes == {
+        "redis": "provider_crashed",
         "groups": "provider_crashed",
         "huge": "provider_crashed",
         "lone": "upstream_error",
