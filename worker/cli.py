@@ -85,6 +85,17 @@ PrefixOption = Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First par
 GraceOption = Annotated[
     float, typer.Option(envvar="CHAT_GRACE", help="Seconds to finish running jobs after SIGTERM.")
 ]
+LeaseOption = Annotated[
+    float,
+    typer.Option(envvar="CHAT_LEASE", help="Seconds after which a silent worker's jobs may be taken over."),
+]
+SweepOption = Annotated[
+    float, typer.Option(envvar="CHAT_SWEEP", help="Seconds between two looks for such jobs.")
+]
+BackoffOption = Annotated[
+    float,
+    typer.Option(envvar="CHAT_BACKOFF", help="Longest pause in seconds before a first retry; it doubles."),
+]
 RetentionOption = Annotated[
     float, typer.Option(envvar="CHAT_RETENTION", help="Seconds for which an ended job can be read.")
 ]
@@ -101,6 +112,9 @@ def run(
     config: ConfigOption = None,
     prefix: PrefixOption = "chat",
     grace: GraceOption = 30.0,
+    lease: LeaseOption = 15.0,
+    sweep: SweepOption = 5.0,
+    backoff: BackoffOption = 1.0,
     retention: RetentionOption = RETENTION_MS / 1000,
     log_level: LogLevelOption = LogLevel.info,
     log_format: LogFormatOption = LogFormat.auto,
@@ -118,6 +132,9 @@ def run(
             concurrency=concurrency,
             name=name or default_name(),
             grace=grace,
+            lease=lease,
+            sweep=sweep,
+            backoff=backoff,
             retention=retention,
         )
         _run_loop(Worker(settings, registry), early_stop)

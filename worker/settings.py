@@ -32,6 +32,17 @@ class Settings(BaseModel):
     """How long an ended job can still be read."""
     timeout: Annotated[float, Field(gt=0)] = 5.0
     """How long Redis may take to answer before the connection counts as broken."""
+    lease: Annotated[float, Field(gt=0)] = 15.0
+    """How long a claimed job is safe from other workers; renewed three times as often."""
+    sweep: Annotated[float, Field(gt=0)] = 5.0
+    """How often the jobs of dead workers are looked for. A killed worker's jobs start anew within lease + sweep."""
+    backoff: Annotated[float, Field(ge=0)] = 1.0
+    """The longest pause before the first retry; it doubles with each further one, and a random part of it is taken."""
+    longest_backoff: Annotated[float, Field(ge=0)] = 60.0
+    max_wait: Annotated[float, Field(gt=0)] = 86_400.0
+    """How long after its creation a job may still be put off because its providers ask to be left alone."""
+    max_dead: Annotated[int, Field(ge=1)] = 10_000
+    """How many buried jobs a queue keeps."""
     poll: Annotated[float, Field(gt=0)] = 1.0
     """How long one read waits for a job. A stopping worker lets its last read end."""
     check: Annotated[float, Field(gt=0)] = 5.0

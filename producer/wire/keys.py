@@ -25,7 +25,7 @@ def is_name(text: str) -> bool:
 class Keys:
     """The names under one prefix.
 
-    Lifetimes: what belongs to a queue stays; what belongs to a job has a TTL at every moment.
+    Lifetimes: what belongs to a queue stays; what belongs to a job or a provider has a TTL at every moment.
     """
 
     prefix: str = "chat"
@@ -42,8 +42,16 @@ class Keys:
         """Stream of buried entries, bounded by count."""
         return f"{self.prefix}:{{{queue}}}:dead"
 
+    def later(self, queue: str) -> str:
+        """Sorted set of jobs that are not due yet; the score is when they are, in ms."""
+        return f"{self.prefix}:{{{queue}}}:later"
+
+    def counts(self, queue: str) -> str:
+        """Hash of what is counted for the operator: ``dead_dropped``."""
+        return f"{self.prefix}:{{{queue}}}:counts"
+
     def control(self, queue: str) -> str:
-        """Channel on which the queue's workers hear of cancels."""
+        """Channel on which the queue's workers hear of cancels, and of jobs that are due sooner than any other."""
         return f"{self.prefix}:{{{queue}}}:control"
 
     def log(self, job_id: str) -> str:
@@ -61,6 +69,14 @@ class Keys:
     def events(self, job_id: str) -> str:
         """Channel of the frames, live."""
         return f"{self.prefix}:{{{job_id}}}:events"
+
+    def parked(self, provider: str) -> str:
+        """String with a TTL: until when the provider is to be left alone, in ms."""
+        return f"{self.prefix}:{{provider:{provider}}}:parked"
+
+    def slots(self, provider: str) -> str:
+        """Sorted set of the calls of a provider that run in all workers; the score is when each one's lease ends."""
+        return f"{self.prefix}:{{provider:{provider}}}:slots"
 
     def jobs_pattern(self) -> str:
         """A SCAN pattern that matches the jobs stream of every queue."""

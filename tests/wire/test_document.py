@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.wire import codec, events, job, keys, lifetimes
+from producer.wire import codec, dead, events, job, keys, lifetimes
 from tests.wire.vectors import load
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "wire.md").read_text(encoding="utf-8")
@@ -32,12 +32,18 @@ def test_the_bytes_of_every_example_are_a_vector(example: str) -> None:
     "name", sorted({name for case in load("keys", "accepted") for name in case["names"]})
 )
 def test_every_key_is_in_the_table(name: str) -> None:
-    assert re.search(rf"^\| `PREFIX:{{(QUEUE|JOB)}}:{name}` \|", PAGE, re.MULTILINE)
+    assert re.search(rf"^\| `PREFIX:{{(QUEUE|JOB|provider:PROVIDER)}}:{name}` \|", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(job.Job.model_fields))
 def test_every_field_of_a_job_is_in_the_table(name: str) -> None:
     assert re.search(rf"^\| `{name}` \|", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", dead.DeadLetter(b"", "", "", "").fields())
+def test_every_field_of_a_dead_letter_is_in_the_table(name: str) -> None:
+    section = PAGE[PAGE.index("### Dead letters") : PAGE.index("### The group")]
+    assert re.search(rf"^\| .*`{name}`.* \|", section, re.MULTILINE)
 
 
 @pytest.mark.parametrize("case", load("frames", "accepted"), ids=lambda case: case["name"])

@@ -10,7 +10,9 @@ from producer.wire.keys import MAX_NAME_CHARS, Keys, is_name
 from tests.wire.strategies import names
 from tests.wire.vectors import load
 
-OF_QUEUE, OF_JOB = ("jobs", "dead", "control"), ("log", "record", "cancel", "events")
+OF_QUEUE = ("jobs", "later", "dead", "counts", "control")
+OF_JOB = ("log", "record", "cancel", "events")
+OF_PROVIDER = ("parked", "slots")
 
 
 def of_queue(keys: Keys, queue: str) -> list[str]:
@@ -19,6 +21,10 @@ def of_queue(keys: Keys, queue: str) -> list[str]:
 
 def of_job(keys: Keys, job_id: str) -> list[str]:
     return [getattr(keys, name)(job_id) for name in OF_JOB]
+
+
+def of_provider(keys: Keys, provider: str) -> list[str]:
+    return [getattr(keys, name)(provider) for name in OF_PROVIDER]
 
 
 @given(names, names)
@@ -30,7 +36,9 @@ def test_all_keys_of_a_queue_share_a_slot_and_all_keys_of_a_job_do(prefix: str, 
 @given(names, names, names, names)
 def test_no_two_things_share_a_key(prefix: str, other_prefix: str, name: str, other_name: str) -> None:
     things = {(p, n) for p in (prefix, other_prefix) for n in (name, other_name)}
-    keys = [key for p, n in things for key in of_queue(Keys(p), n) + of_job(Keys(p), n)]
+    keys = [
+        key for p, n in things for key in of_queue(Keys(p), n) + of_job(Keys(p), n) + of_provider(Keys(p), n)
+    ]
     assert len(set(keys)) == len(keys)
 
 

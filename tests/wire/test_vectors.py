@@ -68,12 +68,15 @@ def test_what_is_no_control_message_is_refused_with_its_reason(case: Case) -> No
 @each("keys", "accepted")
 def test_every_key_has_this_name(case: Case) -> None:
     keys = Keys(case["prefix"])
-    of_queue, of_job = ("jobs", "dead", "control"), ("log", "record", "cancel", "events")
+    owners = {
+        "queue": ("jobs", "later", "dead", "counts", "control"),
+        "job": ("log", "record", "cancel", "events"),
+        "provider": ("parked", "slots"),
+    }
     assert is_name(case["queue"])
     assert is_name(case["job"])
-    assert {name: getattr(keys, name)(case["queue"]) for name in of_queue} | {
-        name: getattr(keys, name)(case["job"]) for name in of_job
-    } == case["names"]
+    names = {name: getattr(keys, name)(case[owner]) for owner, names in owners.items() for name in names}
+    assert names == case["names"]
 
 
 @each("keys", "refused")
