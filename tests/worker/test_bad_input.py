@@ -344,7 +344,9 @@ class Row:
 
 UPSTREAM = {
     "401": Row(
-        answering(whole(ECHOED.encode(), "401 Unauthorized")), "refused", ("401 Unauthorized", "bad key ***")
+        answering(whole(ECHOED.encode(), "401 Unauthorized")),
+        "unauthorized",
+        ("401 Unauthorized", "bad key ***"),
     ),
     "404": Row(
         answering(whole(b"no such model\nsecond line", "404 Not Found")),
