@@ -72,7 +72,7 @@ REGISTRY = Registry(
     ],
 )
 def test_a_job_goes_to_the_first_usable_provider(fields: dict[str, Any], name: str) -> None:
-    assert REGISTRY.match(job(**fields)).name == name
+    assert REGISTRY.candidates(job(**fields))[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_a_worker_without_providers_says_that_there_are_none() -> None:
 
 def test_a_key_makes_a_provider_usable() -> None:
     registry = Registry([provider("x", cls=OpenAICompatible, key_variable="K", api_key=SECRET)])
-    assert registry.match(job(provider="x")).name == "x"
+    assert registry.candidates(job(provider="x"))[0].name == "x"
 
 
 def test_a_provider_that_needs_no_key_is_usable_without_one() -> None:
     registry = Registry([provider("x", cls=Reciter, key_variable="K")])
-    assert registry.match(job(provider="x")).name == "x"
+    assert registry.candidates(job(provider="x"))[0].name == "x"
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------

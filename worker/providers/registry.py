@@ -183,10 +183,6 @@ class Registry:
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
 
-    def match(self, job: Job) -> Provider:
-        """Return the first of the job's candidates."""
-        return self.candidates(job)[0]
-
     def candidates(self, job: Job) -> Sequence[Provider]:
         """Return the providers that may be asked, best first, each once, and at least one.
 
