@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self, Unpack
 
 from producer.answer import Answer, Result, TextStream
@@ -29,7 +30,8 @@ class Producer:
         url: ``redis://``, ``rediss://`` or ``unix://``. Default: ``CHAT_REDIS_URL``, else an embedded server.
         prefix: the first part of every key; must be the workers' own.
         timeout: seconds that Redis may take, reconnecting included, before a call raises `Unavailable`.
-        max_queue_length: with this many jobs waiting or running in a queue, ``enqueue`` raises `QueueFull`.
+        max_queue_length: with this many jobs in a queue, waiting, running or not due yet, ``enqueue`` raises
+            `QueueFull`.
         idle_check: seconds without an event after which a subscription looks at the log by itself.
         patience: seconds for which a subscription bears that Redis is away.
 
@@ -85,15 +87,16 @@ class Producer:
     async def enqueue(self, messages: Messages, **fields: Unpack[JobFields]) -> Job:
         """Put a job on its queue and return it. The same ``id`` enqueued twice is one job: the first one.
 
+        With ``delay`` or ``at`` no worker takes it before then, by the clock of Redis.
+
         Raises:
             InvalidJob: a field is wrong; nothing was written.
             QueueFull: the queue is at its bound; nothing was written.
             Unavailable: Redis cannot be reached. With an ``id`` of your own, calling again is safe.
         """
-        job, body = new_job(messages, fields)
-        own_id = fields.get("id") is not None
-        await submit(self._link, self._keys, job, body, own_id=own_id, bound=self._max_queue_length)
-        return job
+        new = new_job(messages, fields)
+        await submit(self._link, self._keys, new, bound=self._max_queue_length)
+        return new.job
 
     async def cancel(self, job_id: str, *, reason: str = "requested") -> Cancellation:
         """Cancel a job, from any process: a waiting one never starts, a running one closes its upstream.
@@ -143,16 +146,15 @@ class Producer:
         Raises:
             InvalidJob: a field is wrong. For what iterating raises see `TextStream`.
         """
-        job, body = new_job(messages, fields)
-        own_id = fields.get("id") is not None
+        new = new_job(messages, fields)
 
         async def begin() -> Subscription:
-            nonlocal own_id
-            known_before, own_id = own_id, True  # a first step that is cancelled may be taken again: one job
-            await submit(self._link, self._keys, job, body, own_id=known_before, bound=self._max_queue_length)
-            return self.subscribe(job.id)
+            nonlocal new
+            this, new = new, replace(new, own_id=True)  # a first step that is cancelled may be taken again
+            await submit(self._link, self._keys, this, bound=self._max_queue_length)
+            return self.subscribe(this.job.id)
 
-        return TextStream(begin, on_restart, job)
+        return TextStream(begin, on_restart, new.job)
 
     def text(
         self, job_id: str, after: str | None = None, *, on_restart: Callable[[int], object] | None = None

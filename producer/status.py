@@ -13,10 +13,15 @@ from producer.wire.keys import GROUP, Keys
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
 
+_NOT_TAKEN = frozenset({"queued", "waiting"})
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A job's record: ``queued``, ``running``, ``waiting``, ``done``, ``failed`` or ``cancelled``. Times are UTC."""
+    """A job's record: ``queued``, ``running``, ``waiting``, ``done``, ``failed`` or ``cancelled``. Times are UTC.
+
+    ``due``: no worker takes it before then; only while it is queued or waiting, and was given a time.
+    """
 
     job_id: str
     status: str
@@ -28,6 +33,7 @@ class Status:
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    due: datetime | None = None
 
     @property
     def ended(self) -> bool:
@@ -56,9 +62,10 @@ def status_of(job_id: str, record: Mapping[bytes, bytes]) -> Status:
     def text(name: str) -> str | None:
         return record.get(name.encode(), b"").decode(errors="replace") or None
 
+    status = text("status") or "unknown"
     return Status(
         job_id=job_id,
-        status=text("status") or "unknown",
+        status=status,
         queue=text("queue") or "",
         provider=text("provider"),
         model=text("model"),
@@ -67,6 +74,7 @@ def status_of(job_id: str, record: Mapping[bytes, bytes]) -> Status:
         created_at=_instant(number_in(record, "created_at")),
         started_at=_instant(number_in(record, "started_at")),
         finished_at=_instant(number_in(record, "finished_at")),
+        due=_instant(number_in(record, "due")) if status in _NOT_TAKEN else None,
     )
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -130,6 +132,28 @@ def test_the_system_message_comes_first_and_options_are_json_where_they_can_be(
         {"role": "user", "content": "hello"},
     ]
     assert job["options"] == {"a": 1, "b": "x=y", "c": {"d": None}}
+
+
+@pytest.mark.parametrize("when", [["--delay", "3600"], ["--at", "2099-01-31T08:00:00+01:00"]])
+def test_a_delayed_job_says_until_when(shell: dict[str, str], redis: Redis, when: list[str]) -> None:
+    queue = f"q{uuid4().hex[:8]}"
+    sent = run([*PRODUCER, "send", "hello", "--no-follow", "--queue", queue, *when], **shell)
+    fields = json.loads(run([*PRODUCER, "status", sent.lines[0], "--json"], **shell).out)
+    ((_, score),) = redis.zrange(Keys(shell["CHAT_PREFIX"]).later(queue), 0, -1, withscores=True)
+    assert fields["status"] == "queued"
+    assert abs(datetime.fromisoformat(fields["due"]).timestamp() * 1000 - score) < 1000
+
+
+@pytest.mark.parametrize("as_option", [True, False])
+def test_a_full_queue_is_1_and_says_when_to_try_again(shell: dict[str, str], *, as_option: bool) -> None:
+    queue = ["--no-follow", "--queue", f"q{uuid4().hex[:8]}"]
+    bound, variables = (
+        (["--max-queue-length", "1"], {}) if as_option else ([], {"CHAT_MAX_QUEUE_LENGTH": "1"})
+    )
+    first = run([*PRODUCER, "send", "hello", *queue, *bound], **shell, **variables)
+    second = run([*PRODUCER, "send", "hello", *queue, *bound], **shell, **variables)
+    assert (first.status, second.status, second.out) == (0, 1, "")
+    assert re.search(r"is full: 1 jobs .* try again in \d+\.\d s", one_line(second.err))
 
 
 def test_options_come_from_the_environment_too(shell: dict[str, str]) -> None:
@@ -263,6 +287,8 @@ def test_an_unknown_job_is_1(shell: dict[str, str], command: list[str]) -> None:
         (["send", "hello", "--queue", "a b"], "queue"),
         (["send", "hello", "--id", "{}"], "id"),
         (["send", "hello", "--provider", "a b"], "provider"),
+        (["send", "hello", "--delay", "-1"], "delay"),
+        (["send", "hello", "--delay", "1", "--at", "2099-01-01T00:00:00Z"], "at"),
         (["watch", "x", "--after", "yesterday"], "yesterday"),
         (["status", "x", "--redis", "http://localhost"], "redis://"),
         (["status", "x", "--redis", "redis://localhost:99999"], "99999"),
@@ -276,7 +302,16 @@ def test_a_value_that_cannot_be_used_is_2(shell: dict[str, str], arguments: list
 
 
 @pytest.mark.parametrize(
-    "arguments", [["send"], ["send", "x", "--option", "novalue"], ["sned", "x"], ["send", "x", "--colour"]]
+    "arguments",
+    [
+        ["send"],
+        ["send", "x", "--option", "novalue"],
+        ["send", "x", "--at", "tomorrow"],
+        ["send", "x", "--at", "2099-01-01T00:00:00"],
+        ["send", "x", "--max-queue-length", "0"],
+        ["sned", "x"],
+        ["send", "x", "--colour"],
+    ],
 )
 def test_wrong_usage_is_2(shell: dict[str, str], arguments: list[str]) -> None:
     done = run([*PRODUCER, *arguments], **shell)
