@@ -1,4 +1,7 @@
-"""`chat-producer`: send, watch, status, cancel, queues. Exit status: 0 done, 1 failed, 2 usage, 3 no Redis, 130."""
+"""`chat-producer`: send, watch, status, cancel, queues, dead.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 no Redis, 130 interrupted.
+"""
 
 import json
 import sys
@@ -13,6 +16,7 @@ from rich.table import Table
 
 from producer.client import Producer
 from producer.command import USAGE, JsonOption, PrefixOption, RedisOption, plain, run
+from producer.dead_cli import dead
 from producer.intake import JobFields
 from producer.printing import print_answer
 
@@ -22,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(dead, name="dead")
 
 
 @app.command()
@@ -128,7 +133,7 @@ def cancel(
 
 @app.command()
 def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: PrefixOption = "chat") -> None:
-    """List the queues: what waits, what runs, the oldest job's age, the workers."""
+    """List the queues: what waits, what runs, the oldest job's age, the workers, what is delayed, what is dead."""
 
     async def work(producer: Producer) -> None:
         found = await producer.queues()
@@ -136,10 +141,12 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
             for queue in found:
                 typer.echo(json.dumps(asdict(queue)))
             return
-        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", box=None)
+        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD", box=None)
         for queue in found:
             age = "-" if queue.oldest_age is None else f"{queue.oldest_age:.1f} s"
-            table.add_row(queue.name, str(queue.length), str(queue.in_flight), age, str(queue.workers))
+            dead_letters = f"{queue.dead} ({queue.dropped} dropped)" if queue.dropped else str(queue.dead)
+            numbers = (queue.length, queue.in_flight, age, queue.workers, queue.delayed, dead_letters)
+            table.add_row(queue.name, *map(str, numbers))
         Console().print(table)
 
     run(work, redis_url, prefix)

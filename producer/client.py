@@ -1,8 +1,8 @@
-"""The Producer: enqueue, subscribe, stream, result, status, cancel."""
+"""The Producer: enqueue, subscribe, stream, result, status, cancel, queues, dead letters."""
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
@@ -10,6 +10,7 @@ from producer.answer import Answer, Result, TextStream
 from producer.cancellation import Cancellation, cancel_job
 from producer.connection import Url
 from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
+from producer.dead import DeadFilter, DeadJob, Retry, dead_jobs, drop_dead, each_dead, find_dead, retry_dead
 from producer.errors import InvalidCursor, InvalidSetting, JobNotFound, ResultTimeout, Unavailable
 from producer.intake import JobFields, Messages, new_job
 from producer.link import Link
@@ -209,6 +210,52 @@ class Producer:
             Unavailable: Redis cannot be reached.
         """
         return await self._link.ask(lambda redis: read_queues(redis, self._keys))
+
+    # -- dead letters --------------------------------------------------------------------------------------
+
+    async def dead(
+        self, queue: str | None = None, *, limit: int | None = 1000, **wanted: Unpack[DeadFilter]
+    ) -> list[DeadJob]:
+        """Return the oldest dead letters, of a queue or of all, the oldest first; at most ``limit``, None for all.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        return await dead_jobs(self._link, self._keys, queue, limit, wanted)
+
+    def each_dead(self, queue: str | None = None, **wanted: Unpack[DeadFilter]) -> AsyncIterator[DeadJob]:
+        """Yield every dead letter, queue by queue: as many as there are, in little memory.
+
+        Raises, while iterating:
+            Unavailable: Redis cannot be reached.
+        """
+        return each_dead(self._link, self._keys, queue, wanted)
+
+    async def find_dead(self, *ids: str, queue: str | None = None) -> list[DeadJob]:
+        """Return the dead letters of these ids, each a letter's own or its job's; an id may have several, or none.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        return await find_dead(self._link, self._keys, queue, ids)
+
+    async def retry_dead(self, dead: DeadJob) -> Retry:
+        """Give the job of a dead letter a new life under the same id, with all its attempts; the letter goes.
+
+        A deadline that has passed is dropped. The bound of the queue does not hold here.
+
+        Raises:
+            Unavailable: Redis cannot be reached. Calling again is safe.
+        """
+        return await retry_dead(self._link, self._keys, dead)
+
+    async def drop_dead(self, dead: DeadJob) -> bool:
+        """Delete a dead letter, and with it the job's bytes; false if it is there no more.
+
+        Raises:
+            Unavailable: Redis cannot be reached. Calling again is safe.
+        """
+        return await drop_dead(self._link, self._keys, dead)
 
 
 def _known(job_id: str) -> str:

@@ -250,9 +250,10 @@ def test_queues_are_listed(shell: dict[str, str]) -> None:
         run([*PRODUCER, "send", text, "--queue", "busy", "--no-follow"], **own)
     (queue,) = map(json.loads, run([*PRODUCER, "queues", "--json"], **own).lines)
     assert queue.pop("oldest_age") >= 0
-    assert queue == {"name": "busy", "length": 2, "in_flight": 0, "workers": 0}
+    numbers = {"length": 2, "in_flight": 0, "workers": 0, "delayed": 0, "dead": 0, "dropped": 0}
+    assert queue == {"name": "busy", **numbers}
     header, row = run([*PRODUCER, "queues"], **own).lines
-    assert header.split() == ["QUEUE", "LENGTH", "IN", "FLIGHT", "OLDEST", "WORKERS"]
+    assert header.split() == ["QUEUE", "LENGTH", "IN", "FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD"]
     assert row.split()[:3] == ["busy", "2", "0"]
     served = {q["name"]: q for q in map(json.loads, run([*PRODUCER, "queues", "--json"], **shell).lines)}
     assert served["other"]["workers"] == 1
