@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from producer.cancellation import Cancellation
 from producer.client import Producer
-from producer.command import USAGE, JsonOption, PrefixOption, RedisOption, plain, run
+from producer.command import FAILED, USAGE, JsonOption, PrefixOption, RedisOption, plain, run
 from producer.dead_cli import dead
+from producer.errors import JobNotFound, ResultTimeout
 from producer.intake import JobFields
 from producer.printing import print_answer
 
@@ -118,15 +120,29 @@ def status(
 @app.command()
 def cancel(
     job: Annotated[str, typer.Argument(help="The job's id.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until a running job has ended.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long --wait waits.")] = 10.0,
     as_json: JsonOption = False,
     redis_url: RedisOption = None,
     prefix: PrefixOption = "chat",
 ) -> None:
-    """Cancel a job: a waiting one never starts, a running one closes its upstream."""
+    """Cancel a job: a waiting one never starts, a running one closes its upstream.
+
+    Prints cancelled, requested (a worker runs it and was told), already finished, or not found (exit status 1).
+    """
+
+    def say(outcome: str) -> None:
+        typer.echo(json.dumps({"id": job, "outcome": outcome}) if as_json else outcome)
 
     async def work(producer: Producer) -> None:
-        outcome = await producer.cancel(job)
-        typer.echo(json.dumps({"id": job, "outcome": outcome.value}) if as_json else outcome.value)
+        try:
+            say((await producer.cancel(job, wait=timeout if wait else None)).value)
+        except JobNotFound:
+            say("not found")
+            raise typer.Exit(FAILED) from None
+        except ResultTimeout:
+            say(Cancellation.REQUESTED.value)
+            raise
 
     run(work, redis_url, prefix)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Self, Unpack
 
 from producer.answer import Answer, Result, TextStream
-from producer.cancellation import Cancellation, cancel_job
+from producer.cancellation import Cancellation, cancel_job, follow_to_end
 from producer.connection import Url
 from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
 from producer.dead import DeadFilter, DeadJob, Retry, dead_jobs, drop_dead, each_dead, find_dead, retry_dead
@@ -99,16 +99,24 @@ class Producer:
         await submit(self._link, self._keys, new, bound=self._max_queue_length)
         return new.job
 
-    async def cancel(self, job_id: str, *, reason: str = "requested") -> Cancellation:
+    async def cancel(
+        self, job_id: str, *, reason: str = "requested", wait: float | None = None
+    ) -> Cancellation:
         """Cancel a job, from any process: a waiting one never starts, a running one closes its upstream.
 
-        ``reason`` is told to its readers, cut to 500 characters.
+        ``reason`` is told to its readers, cut to 500 characters. ``wait``: seconds for which to wait until a running
+        one has ended; the answer is then definite, `CANCELLED` or `FINISHED`.
 
         Raises:
             JobNotFound: no such job, or its retention is over.
+            ResultTimeout: it has not ended within ``wait`` seconds; the cancel stands.
             Unavailable: Redis cannot be reached.
         """
-        return await cancel_job(self._link, self._keys, _known(job_id), reason)
+        outcome, running = await cancel_job(self._link, self._keys, _known(job_id), reason)
+        if outcome is not Cancellation.REQUESTED or wait is None:
+            return outcome
+        # Behind all that earlier attempts wrote, which may be much.
+        return await follow_to_end(self.subscribe(job_id, str(EventId(max(0, running - 1), 0))), wait)
 
     # -- reading -------------------------------------------------------------------------------------------
 

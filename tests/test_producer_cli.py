@@ -275,7 +275,31 @@ def test_a_failed_job_is_1(shell: dict[str, str]) -> None:
     assert "unknown_provider" in one_line(done.err)
 
 
-@pytest.mark.parametrize("command", [["watch", "x"], ["status", "x"], ["cancel", "x"]])
+def test_cancel_waits_for_the_end_if_it_is_told_to(shell: dict[str, str]) -> None:
+    with running([*PRODUCER, "send", "ab", *SLOW, "--id", "to-wait-for"], **shell) as reader:
+        reader.says("a", on="out")
+        assert run([*PRODUCER, "cancel", "to-wait-for", "--wait"], **shell) == Ended(0, "cancelled\n", "")
+        assert reader.ends().status == 1
+    again = run([*PRODUCER, "cancel", "to-wait-for", "--wait", "--json"], **shell)
+    assert json.loads(again.out) == {"id": "to-wait-for", "outcome": "already finished"}
+
+
+def test_cancel_of_a_job_that_does_not_end_in_time_is_1(shell: dict[str, str], redis: Redis) -> None:
+    job = run([*PRODUCER, "send", "x", "--queue", "unserved", "--no-follow"], **shell).out.strip()
+    redis.hset(Keys(shell["CHAT_PREFIX"]).record(job), mapping={"status": "running", "attempt": 5})
+    done = run([*PRODUCER, "cancel", job, "--wait", "--timeout", "0.1"], **shell)
+    assert (done.status, done.out) == (1, "requested\n")
+    assert "its cancel stands" in one_line(done.err)
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+def test_cancel_of_an_unknown_job_says_so_and_is_1(shell: dict[str, str], wait: list[str]) -> None:
+    assert run([*PRODUCER, "cancel", "x", *wait], **shell) == Ended(1, "not found\n", "")
+    done = run([*PRODUCER, "cancel", "x", "--json", *wait], **shell)
+    assert (done.status, json.loads(done.out)) == (1, {"id": "x", "outcome": "not found"})
+
+
+@pytest.mark.parametrize("command", [["watch", "x"], ["status", "x"]])
 def test_an_unknown_job_is_1(shell: dict[str, str], command: list[str]) -> None:
     done = run([*PRODUCER, *command], **shell)
     assert (done.status, done.out) == (1, "")
