@@ -199,23 +199,15 @@ class ForeignClient:
 
     async def cancel(self, job_id: str, reason: str) -> str:
         """Return what came of it: ``cancelled``, ``requested``, ``too late`` or ``unknown``."""
-        log, record, events = (self.job_key(job_id, name) for name in ("log", "record", "events"))
+        log, record = (self.job_key(job_id, name) for name in ("log", "record"))
         while True:
             await self.say("WATCH", record, log)
             status, attempt, queue = await self.say("HMGET", record, "status", "attempt", "queue")
-            seconds, microseconds = await self.say("TIME")
+            now = await self.now_ms()
             if status in (b"queued", b"waiting"):
-                now = int(seconds) * 1000 + int(microseconds) // 1000
                 own = max(now, int(attempt) + 1)
                 body = {"id": f"{own}-0", "type": "cancelled", "reason": reason, "upstream_closed": True}
-                ended = await self.transaction(
-                    ("XADD", log, "NOMKSTREAM", f"{own}-0", "f", pack(body)),
-                    ("HSET", record, "status", "cancelled", "attempt", own, "finished_at", now),
-                    ("PEXPIRE", log, WEEK_MS),
-                    ("PEXPIRE", record, WEEK_MS),
-                    ("PUBLISH", events, pack(body)),
-                )
-                if ended is not None:
+                if await self.end(job_id, "cancelled", own, now, pack(body)) is not None:
                     return "cancelled"
             elif status == b"running":
                 mark = ("SET", self.job_key(job_id, "cancel"), reason, "PX", WEEK_MS)
@@ -226,6 +218,35 @@ class ForeignClient:
             else:
                 await self.say("UNWATCH")
                 return "too late" if status else "unknown"
+
+    async def end(self, job_id: str, status: str, attempt: int, now: int, frame: bytes) -> Any:
+        log, record, events = (self.job_key(job_id, name) for name in ("log", "record", "events"))
+        return await self.transaction(
+            ("XADD", log, "NOMKSTREAM", f"{attempt}-0", "f", frame),
+            ("HSET", record, "status", status, "attempt", attempt, "finished_at", now),
+            ("PEXPIRE", log, WEEK_MS),
+            ("PEXPIRE", record, WEEK_MS),
+            ("PUBLISH", events, frame),
+        )
+
+    # -- deadline
+
+    async def expire(self, job_id: str) -> bool:
+        """End the job if its deadline has passed and nobody runs it."""
+        log, record = self.job_key(job_id, "log"), self.job_key(job_id, "record")
+        while True:
+            await self.say("WATCH", record, log)
+            fields = ("status", "attempt", "number", "deadline")
+            status, attempt, number, deadline = await self.say("HMGET", record, *fields)
+            now = await self.now_ms()
+            if status not in (b"queued", b"waiting") or deadline is None or now < int(deadline):
+                await self.say("UNWATCH")
+                return False
+            own = max(now, int(attempt) + 1)
+            body = {"id": f"{own}-0", "type": "failed", "code": "deadline_exceeded"}
+            body |= {"message": "nobody took it in time", "attempts": int(number)}
+            if await self.end(job_id, "failed", own, now, pack(body)) is not None:
+                return True
 
 
 async def _next_frame(live: AbstractConnection, tail_check: float) -> list[Event]:
@@ -369,6 +390,20 @@ async def test_its_cancelled_job_never_starts(foreign: ForeignClient, start_work
     assert [event["type"] for event in events] == ["queued", "cancelled"]
     assert events[-1]["reason"] == "changed my mind"
     assert await foreign.cancel(job_id, "again") == "too late"
+
+
+async def test_it_ends_a_job_whose_deadline_has_passed(foreign: ForeignClient, producer: Producer) -> None:
+    early = await foreign.enqueue("x", deadline=int((time() + 3600) * 1000))
+    assert not await foreign.expire(early)
+    late = await foreign.enqueue("x", deadline=5)
+    assert await foreign.expire(late)
+    assert not await foreign.expire(late)
+    events = [event async for event in producer.subscribe(late)]
+    assert [event.type for event in events] == ["queued", "failed"]
+    theirs = await producer.enqueue("x", provider="echo", deadline=-60)
+    assert await foreign.expire(theirs.id)
+    ours = await foreign.enqueue("x", deadline=5)
+    assert [event.type async for event in producer.subscribe(ours)] == ["queued", "failed"]
 
 
 async def test_it_cancels_a_running_job(foreign: ForeignClient, start_worker: StartWorker) -> None:
