@@ -27,7 +27,7 @@ from producer.wire.job import MAX_JOB_BYTES, Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
-from tests.producer.test_enqueue import LosesReplies, stored
+from tests.support.lossy import LOST, LosesReplies
 from tests.support.scribe import Scribe
 
 OLD_ATTEMPT = 4_000_000_000_000
@@ -241,7 +241,8 @@ async def test_bytes_that_are_no_job_go_back_as_they_are(
     assert await producer.retry_dead(dead) is Retry.RETRIED
     assert await queued(redis, keys) == [job]
     record = {keys.record("mine"), keys.log("mine")} if job.endswith(b"mine") else set()
-    assert await stored(redis, prefix) == {keys.jobs("default"), keys.dead("default"), *record}
+    stored = {key.decode() async for key in redis.scan_iter(match=f"{prefix}:*")}
+    assert stored == {keys.jobs("default"), keys.dead("default"), *record}
 
 
 # -- two at once, half done, too late ----------------------------------------------------------------------------
@@ -283,9 +284,9 @@ async def test_a_retry_that_died_half_way_is_finished_by_the_next(
     assert (await producer.result("mine")).text == "hello"
 
 
-@pytest.mark.parametrize("lost", range(1, 5))
+@pytest.mark.parametrize("lost", LOST, ids=str)
 async def test_a_lost_reply_neither_doubles_a_retry_nor_takes_it_for_another_operators(
-    producer: Producer, undertaker: Undertaker, redis: Redis, keys: Keys, lost: int
+    producer: Producer, undertaker: Undertaker, redis: Redis, keys: Keys, lost: set[int]
 ) -> None:
     dead = await undertaker.failed(id="mine")
     producer._link._scripts = LosesReplies(producer._link._scripts, lost)  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -16,14 +17,16 @@ from producer import (
     Started,
     Unavailable,
     Waiting,
+    expiry,
     subscription,
 )
 from producer.expiry import expire_job
+from producer.status import read_record
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from tests.conftest import StartWorker
-from tests.producer.test_enqueue import LosesReplies
 from tests.support.gated import Gate, gated_registry
+from tests.support.lossy import LosesReplies
 from tests.support.scribe import Scribe
 from tests.support.servers import Server
 
@@ -147,9 +150,30 @@ async def test_what_is_not_due_or_has_ended_or_is_unknown_is_left_alone(
 
 async def test_a_lost_reply_ends_it_once(producer: Producer, redis: Redis, keys: Keys) -> None:
     job = await producer.enqueue("x", provider="echo", deadline=-60)
-    producer._link._scripts = LosesReplies(producer._link._scripts, 1)  # type: ignore[assignment]
+    producer._link._scripts = LosesReplies(producer._link._scripts, {1})  # type: ignore[assignment]
     assert [event.type for event in await read_all(producer, job.id)] == ["queued", "failed"]
     assert await redis.xlen(keys.log(job.id)) == 2
+
+
+async def test_an_attempt_that_a_worker_made_meanwhile_is_counted(
+    producer: Producer, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await producer.enqueue("x", provider="echo", deadline=-60)
+    looks = 0
+
+    async def look_and_be_overtaken(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        looked = await read_record(*arguments)
+        if looks == 1:
+            attempt = {"status": "waiting", "attempt": 5, "number": 1}
+            await redis.hset(keys.record(job.id), mapping=attempt)
+        return looked
+
+    monkeypatch.setattr(expiry, "read_record", look_and_be_overtaken)
+    events = await read_all(producer, job.id)
+    assert isinstance(events[-1], Failed)
+    assert (events[-1].attempts, looks) == (1, 2)
 
 
 async def test_its_entry_is_settled_without_asking_a_provider(

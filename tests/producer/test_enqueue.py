@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer import (
     Cancellation,
@@ -22,7 +21,7 @@ from producer import (
     QueueFull,
     Unavailable,
 )
-from producer.connection import Call, ScriptRunner
+from producer.connection import Call
 from producer.intake import new_job
 from producer.link import Link
 from producer.submission import _accept, submit, withdraw
@@ -30,6 +29,7 @@ from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
+from tests.support.lossy import LOST, LosesReplies
 from tests.support.servers import Server
 
 NOTHING_LEFT, ON_ITS_WAY = 1, 0
@@ -284,26 +284,11 @@ def test_a_prefix_with_braces_is_refused() -> None:
         Producer("redis://localhost", prefix="{x}")
 
 
-class LosesReplies:
-    """A runner of scripts whose first replies get lost after the scripts were run."""
-
-    def __init__(self, runner: ScriptRunner, lose: int) -> None:
-        self._runner = runner
-        self._lose = lose
-
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
-        results = await self._runner.run(calls)
-        self._lose -= 1
-        if self._lose >= 0:
-            raise RedisConnectionError("the reply was lost")
-        return results
-
-
 @pytest.mark.parametrize("own_id", [None, "mine"])
 @pytest.mark.parametrize("delay", [0, 60])
-@pytest.mark.parametrize("lost", range(1, 5))
+@pytest.mark.parametrize("lost", LOST, ids=str)
 async def test_a_lost_reply_neither_doubles_a_job_nor_takes_it_for_refused(
-    server: Server, prefix: str, redis: Redis, keys: Keys, own_id: str | None, delay: int, lost: int
+    server: Server, prefix: str, redis: Redis, keys: Keys, own_id: str | None, delay: int, lost: set[int]
 ) -> None:
     """G11: `QueueFull` means that nothing was written; an entry of our own is no reason for it."""
     async with Producer(server.url, prefix=prefix, max_queue_length=1) as producer:
