@@ -353,7 +353,8 @@ def test_input_that_is_not_text_is_2(shell: dict[str, str]) -> None:
 def test_without_redis_every_command_is_3() -> None:
     """All at once, because each tries for its five seconds."""
     url = f"redis://me:hunter2@127.0.0.1:{free_port()}"
-    commands = (["send", "x"], ["watch", "x"], ["status", "x"], ["cancel", "x"], ["queues"])
+    dead = (["dead", "list"], ["dead", "show", "x"], ["dead", "retry", "x"], ["dead", "drop", "--all"])
+    commands = (["send", "x"], ["watch", "x"], ["status", "x"], ["cancel", "x"], ["queues"], *dead)
     with ExitStack() as stack:
         readers = [
             stack.enter_context(running([*PRODUCER, *command, "--redis", url])) for command in commands
@@ -414,8 +415,10 @@ def test_a_pipe_that_is_closed_from_the_start_leaves_no_traceback(
     assert into_closed_pipe([*command, job], shell) == ""
 
 
-@pytest.mark.parametrize("command", [["queues"], ["queues", "--json"]])
-def test_queues_into_a_closed_pipe_leaves_no_traceback(shell: dict[str, str], command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [["queues"], ["queues", "--json"], ["dead", "list"], ["dead", "retry", "--all"]]
+)
+def test_lists_into_a_closed_pipe_leaves_no_traceback(shell: dict[str, str], command: list[str]) -> None:
     assert into_closed_pipe(command, shell) == ""
 
 

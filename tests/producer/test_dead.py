@@ -21,7 +21,7 @@ from producer import (
     Retry,
     Unavailable,
 )
-from producer.dead import PAGE, _new_life, _revive
+from producer.dead import PAGE, _new_life, _revive, drop_dead, retry_dead
 from producer.wire.codec import pack, unpack_map
 from producer.wire.job import MAX_JOB_BYTES, Job
 from producer.wire.keys import Keys
@@ -29,6 +29,7 @@ from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.lossy import LOST, LosesReplies
 from tests.support.scribe import Scribe
+from tests.support.stepped import Stepped, interleaved
 
 OLD_ATTEMPT = 4_000_000_000_000
 """An attempt whose number is ahead of the clock: what comes after it must be above it all the same."""
@@ -258,6 +259,31 @@ async def test_of_many_operators_one_retries(
         assert len(await queued(redis, keys)) == number + 1
         assert await redis.hget(keys.record(f"j{number}"), "confirmed") == b"1"
         assert await redis.pttl(keys.record(f"j{number}")) > UNCONFIRMED_MS
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_operators_who_retry_and_drop_one_letter_leave_one_job_or_nothing(
+    producer: Producer, undertaker: Undertaker, redis: Redis, keys: Keys, seed: int
+) -> None:
+    """Each at any of their steps, in every kind of order."""
+    dead = await undertaker.failed(id="mine")
+
+    async def work(link: Stepped) -> Any:
+        drops = links.index(link) == 0 and seed % 2 == 0
+        return await (drop_dead if drops else retry_dead)(link, keys, dead)
+
+    links = [Stepped(producer._link) for _ in range(2 + seed % 3)]
+    outcomes = await interleaved(links, work, seed)
+    assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert await redis.xlen(keys.dead("default")) == 0
+    retried = outcomes.count(Retry.RETRIED)
+    assert retried + outcomes.count(True) == 1
+    assert len(await queued(redis, keys)) == retried
+    if retried:
+        assert await redis.hget(keys.record("mine"), "confirmed") == b"1"
+        assert await redis.pttl(keys.record("mine")) > UNCONFIRMED_MS
+    else:
+        assert (await redis.hget(keys.record("mine"), "status")) in (None, b"failed")
 
 
 async def test_a_letter_that_was_dropped_meanwhile_is_not_retried_and_nothing_is_left(

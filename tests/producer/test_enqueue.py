@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +21,6 @@ from producer import (
 )
 from producer.connection import Call
 from producer.intake import new_job
-from producer.link import Link
 from producer.submission import _accept, submit, withdraw
 from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
 from producer.wire.keys import Keys
@@ -31,6 +28,7 @@ from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.lossy import LOST, LosesReplies
 from tests.support.servers import Server
+from tests.support.stepped import Stepped, interleaved
 
 NOTHING_LEFT, ON_ITS_WAY = 1, 0
 
@@ -344,46 +342,6 @@ async def test_of_many_callers_that_a_full_queue_refuses_nothing_is_left(
             assert await stored(redis, prefix) == before
 
 
-class Stepped:
-    """A link whose every step waits until the test lets it go."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.waits = asyncio.Event()
-        self.go = asyncio.Event()
-
-    async def run(self, *calls: Call) -> list[Any]:
-        return await self.run_telling(lambda _: calls)
-
-    async def run_telling(self, calls: Callable[[bool], Sequence[Call]]) -> list[Any]:
-        self.waits.set()
-        await self.go.wait()
-        self.go.clear()
-        return await self._link.run_telling(calls)
-
-
-async def interleaved(
-    links: Sequence[Stepped], work: Callable[[Stepped], Awaitable[Any]], seed: int
-) -> list[Any]:
-    """Do the work over every link, one step at a time, in an order drawn by lot; return what came of each."""
-    lot = random.Random(seed)
-    tasks = {asyncio.ensure_future(work(link)): link for link in links}
-    while running := [task for task in tasks if not task.done()]:
-        task = lot.choice(running)
-        link = tasks[task]
-        await _first(task, link.waits)
-        link.waits.clear()
-        link.go.set()
-        await _first(task, link.waits)
-    return await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _first(task: "asyncio.Future[Any]", waits: asyncio.Event) -> None:
-    waiting = asyncio.ensure_future(waits.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-
-
 @pytest.mark.parametrize("seed", range(40))
 async def test_callers_of_one_id_at_a_queue_with_little_room_end_with_one_job_or_none(
     producer: Producer, redis: Redis, keys: Keys, seed: int
@@ -395,7 +353,7 @@ async def test_callers_of_one_id_at_a_queue_with_little_room_end_with_one_job_or
     async def enqueue(link: Stepped) -> None:
         bound = 2 + links.index(link) % 2  # one caller out of two finds a place
         new = new_job("x", {"id": "mine", "provider": "echo"})
-        await submit(link, keys, new, bound=bound)  # type: ignore[arg-type]
+        await submit(link, keys, new, bound=bound)
 
     links = [Stepped(producer._link) for _ in range(2 + seed % 4)]
     outcomes = await interleaved(links, enqueue, seed)
