@@ -105,6 +105,7 @@ class Writer:
         self._pause = _FIRST_PAUSE
         self._recent = _RecentCalls()
         self._server: str | None = None
+        self._is_careful = False
 
     def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
@@ -128,17 +129,19 @@ class Writer:
         while True:
             await self._work.wait()
             batch = self._take()
-            refused = await self._write(batch)
-            self._waiting[:0] = refused
+            # What the server cannot take at present, and all where the connection broke, comes first next time.
+            unwritten = await self._write(batch)
+            self._waiting[:0] = unwritten
             if not self._waiting:
                 self._work.clear()
-            if refused:
+            if unwritten:
                 await self._rest()
 
     def _take(self) -> list[_Pending]:
         """Take what one pipeline may hold: at least one call, and no more than a slow link carries in time."""
         count = size = 0
-        for pending in self._waiting[:MAX_CALLS]:
+        # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
+        for pending in self._waiting[: 1 if self._is_careful else MAX_CALLS]:
             size += pending.size
             if count and size > MAX_BYTES:
                 break
@@ -146,23 +149,19 @@ class Writer:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    async def _write(self, batch: Sequence[_Pending]) -> list[_Pending]:
-        """Write the batch, however long that takes; return what the server cannot take at present."""
-        while True:
-            try:
-                async with bounded(self._timeout):
-                    await self._meet_server()
-                    results = await self._scripts.run([pending.call for pending in batch])
-            except (
-                RedisError,
-                OSError,
-                TimeoutError,
-            ) as error:  # of the connection: a refused call is a result
-                logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
-                self._reconnected.set()
-                await self._rest()
-                continue
-            return self._answer(batch, results)
+    async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
+        """Write the batch; return what has to be written again."""
+        try:
+            async with bounded(self._timeout):
+                await self._meet_server()
+                results = await self._scripts.run([pending.call for pending in batch])
+        except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
+            logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
+            self._reconnected.set()
+            self._is_careful = True
+            return batch
+        self._is_careful = False
+        return self._answer(batch, results)
 
     async def _meet_server(self) -> None:
         """If the connection is a new one, see that the server at its other end knows all that it should."""
