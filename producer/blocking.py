@@ -126,7 +126,7 @@ class Producer:
 
     def _wait(self, verb: Callable[[AsyncProducer], Coroutine[Any, Any, T]]) -> T:
         session = self._here()
-        return session.thread.wait(verb(session.client))
+        return session.thread.wait(lambda: verb(session.client))
 
     def _here(self) -> "_Session":
         session = self._session
@@ -172,16 +172,18 @@ class _Reader(ABC, Generic[T]):
         self._over = True
         self._ready.clear()
         with contextlib.suppress(Unavailable):  # nothing is held where nothing can be asked
-            self._session.thread.wait(self._leave())
+            self._session.thread.wait(self._leave)
 
     def _take(self) -> T:
         while True:
-            with contextlib.suppress(IndexError):  # or another thread was faster
+            try:
                 return self._ready.popleft()
-            if self._over:
+            except IndexError:  # also where another thread was faster
+                over = self._over
+            if over:
                 raise StopIteration
             try:
-                self._session.thread.wait(self._fetch())
+                self._session.thread.wait(self._fetch)
             except Unavailable:
                 if not self._over:
                     raise

@@ -2,14 +2,13 @@
 
 import asyncio
 import atexit
-import concurrent.futures
 import logging
 import os
 import selectors
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from producer.connection.tasks import end
 from producer.errors import Unavailable
@@ -45,24 +44,24 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         _everywhere.add(self)
 
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await the coroutine in the thread and return what it returns.
+    def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await ``work()`` in the thread and return what it returns.
 
-        Whatever interrupts the caller meanwhile, such as a KeyboardInterrupt, cancels the coroutine.
+        Whatever interrupts the caller meanwhile, such as a KeyboardInterrupt, cancels it.
 
         Raises:
             Unavailable: closed, before or meanwhile.
         """
-        future: concurrent.futures.Future[T] | None = None
+        call = _Call(work)
         try:
-            future = self._submit(coroutine)
-            return future.result()
-        except concurrent.futures.CancelledError:
+            self._submit(call)
+            return call.result()
+        except asyncio.CancelledError:
             raise Unavailable("this Producer was closed") from None
         finally:
-            if future is not None:
-                future.cancel()  # nothing, once it is done
-            del future  # it holds the exception, whose traceback holds this frame: a circle
+            if not call.is_over:
+                self._give_up(call)
+            del call  # it holds the exception, whose traceback holds this frame: a circle
 
     def stop(self) -> None:
         """Begin to end, without waiting for it. Whoever still waits is told `Unavailable`."""
@@ -86,16 +85,17 @@ class LoopThread:
 
     # -- the caller's side ---------------------------------------------------------------------------------
 
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+    def _submit(self, call: "_Call[Any]") -> None:
         # Under the lock, so that nothing is submitted behind the stop, where nobody would run it.
         with self._lock:
-            try:
-                self._check_usable()
-                loop = self._loop or self._start()
-            except BaseException:
-                coroutine.close()
-                raise
-            return asyncio.run_coroutine_threadsafe(coroutine, loop)
+            self._check_usable()
+            loop = self._loop or self._start()
+            loop.call_soon_threadsafe(call.begin)
+
+    def _give_up(self, call: "_Call[Any]") -> None:
+        with self._lock:
+            if self._loop is not None and not self.closed and not self.lost:
+                self._loop.call_soon_threadsafe(call.cancel)
 
     def _check_usable(self) -> None:
         if self.closed:
@@ -108,13 +108,15 @@ class LoopThread:
     def _start(self) -> asyncio.AbstractEventLoop:
         # Neither epoll nor whatever loop the process prefers: an epoll set is one for parent and child, so
         # that a child which merely tidies up its copies would take the parent's sockets out of it.
-        self._selector = selectors.PollSelector()
-        loop = asyncio.SelectorEventLoop(self._selector)
-        self._thread = threading.Thread(
-            target=self._serve, args=(loop,), name="chatrelay-blocking", daemon=True
-        )
-        self._thread.start()
-        self._loop = loop
+        selector = selectors.PollSelector()
+        loop = asyncio.SelectorEventLoop(selector)
+        thread = threading.Thread(target=self._serve, args=(loop,), name="chatrelay-blocking", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads, or the interpreter is ending
+            loop.close()
+            raise
+        self._selector, self._loop, self._thread = selector, loop, thread
         atexit.register(self._end_with_the_interpreter)
         return loop
 
@@ -156,6 +158,41 @@ class LoopThread:
         for key in list(self._selector.get_map().values()):
             os.dup2(nobody, key.fd, inheritable=False)
         os.close(nobody)
+
+
+class _Call(Generic[T]):
+    """Work for the thread, and a lock that its end opens.
+
+    A bare lock, because the waiting of futures and conditions is Python code, which a signal's handler that raises
+    may leave half done.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._end = threading.Lock()
+        self._end.acquire()
+
+    @property
+    def is_over(self) -> bool:
+        return self._task is not None and self._task.done()
+
+    def result(self) -> T:
+        self._end.acquire()
+        assert self._task is not None, "begin comes first"
+        return self._task.result()
+
+    def begin(self) -> None:
+        self._task = asyncio.create_task(_await(self._work))
+        self._task.add_done_callback(lambda _: self._end.release())
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _await(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await work()
 
 
 def _lose_all() -> None:

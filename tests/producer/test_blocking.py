@@ -60,8 +60,8 @@ def scribe(redis: Redis, keys: Keys) -> Scribe:
     return Scribe(redis, keys, JOB)
 
 
-def inside(blocking: Producer, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return blocking._session.thread.wait(coroutine)
+def inside(blocking: Producer, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return blocking._session.thread.wait(work)
 
 
 async def tasks() -> set[str]:
@@ -285,8 +285,8 @@ async def test_what_a_step_fetched_that_was_interrupted_is_there_for_the_next(
     stream, subscription = blocking.text(JOB), blocking.subscribe(JOB)
     await begun_anew(scribe, stream)
     for _ in range(3):  # the caller was interrupted after the thread was done and before it was told
-        await asyncio.to_thread(inside, blocking, subscription._fetch())
-        await asyncio.to_thread(inside, blocking, stream._fetch())
+        await asyncio.to_thread(inside, blocking, subscription._fetch)
+        await asyncio.to_thread(inside, blocking, stream._fetch)
     with pytest.raises(AnswerRestarted):
         await asyncio.to_thread(next, stream)
     assert await asyncio.to_thread(list, stream) == ["new"]
@@ -312,7 +312,7 @@ async def test_twenty_threads_share_one_producer_and_its_connection(
         answers = await asyncio.gather(*(loop.run_in_executor(pool, use, number) for number in range(20)))
     assert [{*answer} for answer in answers] == [{f"the words of thread {number}"} for number in range(20)]
     assert sum(thread.name == "chatrelay-blocking" for thread in threading.enumerate()) == 1
-    assert await asyncio.to_thread(inside, blocking, tasks()) <= LISTENER
+    assert await asyncio.to_thread(inside, blocking, tasks) <= LISTENER
 
 
 async def test_threads_that_share_one_subscription_get_each_event_once(
@@ -343,7 +343,7 @@ async def test_inside_its_own_thread_it_refuses_instead_of_waiting_for_itself(bl
         with pytest.raises(RuntimeError, match="wait for itself"):
             blocking.queues()
 
-    await asyncio.to_thread(inside, blocking, misuse())
+    await asyncio.to_thread(inside, blocking, misuse)
 
 
 # -- leaving ---------------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ async def left_behind(blocking: Producer, redis: Redis, keys: Keys) -> tuple[set
     other = blocking.subscribe("other")
     await asyncio.to_thread(next, other)
     seats = blocking._session.client._listener.channels - {keys.events("other")}
-    return await asyncio.to_thread(inside, blocking, tasks()) - LISTENER, seats
+    return await asyncio.to_thread(inside, blocking, tasks) - LISTENER, seats
 
 
 async def test_a_reader_left_half_read_leaves_nothing_behind(
@@ -489,7 +489,7 @@ until(lambda: subscription._fetching)
 before_the_fork = producer.subscribe(job.id)
 def connection():
     session = producer._session
-    return session.thread.wait(session.client._link.ask(lambda redis: redis.client_id()))
+    return session.thread.wait(lambda: session.client._link.ask(lambda redis: redis.client_id()))
 same = connection()
 child = os.fork()
 if child == 0:
@@ -633,23 +633,38 @@ def test_the_interpreter_ends_at_once_and_quietly_where_close_was_forgotten(
     assert script(FORGOTTEN, server, prefix) == Ended(0, "bye\n", "")
 
 
+ENDED_IN_TIME = """
+import atexit
+producer.close()
+atexit.register(lambda: print(sum(thread.name == "chatrelay-blocking" for thread in threading.enumerate())))
+forgotten = Producer(os.environ["URL"])
+forgotten.queues()
+"""
+
+
+def test_the_interpreter_s_exit_ends_the_thread_in_order(valkey: Server, prefix: str) -> None:
+    # What was registered first runs last: by then the connections are closed and the thread is gone.
+    assert script(ENDED_IN_TIME, valkey, prefix, URL=valkey.url) == Ended(0, "0\n", "")
+
+
 def test_so_it_does_with_an_embedded_server(prefix: str, tmp_path: Path) -> None:
     ended = script("print('bye')", None, prefix, XDG_RUNTIME_DIR=str(tmp_path))
     assert ended == Ended(0, "bye\n", "")
 
 
 EMBEDDED_FORK = """
+folders = set(os.listdir(os.environ["TMPDIR"]))
 child = os.fork()
 if child == 0:
     producer.enqueue("y", queue="nobody", id="the-child-s")
     producer.close()
     sys.exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(producer.status("the-child-s").status)
+print(producer.status("the-child-s").status, set(os.listdir(os.environ["TMPDIR"])) == folders)
 print(Producer(prefix=producer._session.client._keys.prefix).status(job.id).status)
 """
 
 
 def test_a_child_leaves_the_parent_s_embedded_server_running(prefix: str, tmp_path: Path) -> None:
-    ended = script(EMBEDDED_FORK, None, prefix, XDG_RUNTIME_DIR=str(tmp_path))
-    assert ended.lines == ["7", "queued", "queued"]
+    ended = script(EMBEDDED_FORK, None, prefix, XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
+    assert ended.lines == ["7", "queued True", "queued"]
