@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import worker
 from worker.verify.proxy import Proxy
 
-_ROOT = str(Path(worker.__file__).parents[1])
+_ROOT = str(Path(__file__).parents[2])
 _START_TIMEOUT = 30.0  # seconds
 _STOP_TIMEOUT = 20.0  # seconds
 _LINES_KEPT = 200
+_GONE_KEPT = 100  # of the workers that have ended
 _BAD_SIGNS = ("Traceback", "never retrieved", "was destroyed but it is pending", "this is a bug", "Unclosed")
 
 PROVIDER, MODEL = "trial", "trial-model"
@@ -189,7 +189,7 @@ class Fleet:
     ) -> None:
         self.manner = manner
         self.workers: list[WorkerProcess] = []
-        self.gone: list[WorkerProcess] = []
+        self.gone: deque[WorkerProcess] = deque(maxlen=_GONE_KEPT)
         self._upstream_url = upstream_url
         self._new_proxy = new_proxy
         self._url_for = url_for
@@ -254,6 +254,10 @@ class Fleet:
             self.retire(one)
         await asyncio.gather(*(one.ended() for one in stopping))
 
+    def open_ways(self) -> list[str]:
+        """Return whose connections to Redis are open, each as often as it has some."""
+        return [one.name for one in (*self.workers, *self.gone) for _ in range(one.proxy.connections)]
+
     def take_complaints(self) -> list[str]:
         """Return, and forget, what workers wrote that none should ever write."""
         found: list[str] = []
@@ -262,8 +266,7 @@ class Fleet:
             one.complaints = []
         return found
 
-    def take_statuses(self) -> dict[str, int]:
-        """Return, and forget, how the workers ended that were not killed."""
-        ended = [one for one in self.gone if not one.runs]
-        self.gone = [one for one in self.gone if one.runs]
-        return {one.name: one.status or 0 for one in ended if not one.was_killed}
+    def statuses(self) -> dict[str, int]:
+        """Return how the workers ended that were not killed."""
+        ended = [one for one in self.gone if not one.runs and not one.was_killed]
+        return {one.name: one.status or 0 for one in ended}

@@ -39,6 +39,11 @@ class Proxy:
         self.refuse()
         await self._server.wait_closed()
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open) // 2
+
     def cut(self) -> None:
         """Cut all connections; new ones are welcome, unless `refuse` says otherwise."""
         for writer in list(self._open):

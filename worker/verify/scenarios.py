@@ -128,8 +128,8 @@ def _server(trial: Trial) -> OwnServer:
 
 async def _restart(trial: Trial) -> None:
     await trial.in_full_swing()
-    trial.mark()
     _server(trial).kill()
+    trial.mark()
     await _server(trial).start()
     await trial.all_recovered()
 
@@ -139,8 +139,8 @@ async def _lose_the_last_moments(trial: Trial) -> None:
     size = _server(trial).file_size()
     trial.mark()
     await trial.all_recovered()  # so that there is something to lose
-    trial.mark()
     _server(trial).kill()
+    trial.mark()
     _server(trial).lose_since(size)
     await _server(trial).start()
     await trial.all_recovered()
@@ -174,7 +174,7 @@ async def _fill_up(trial: Trial) -> None:
     victim.forget_lines()
     trial.mark()
     await _server(trial).be_full()
-    await victim.says("OOM", PATIENCE)
+    await victim.says("maxmemory", PATIENCE)
     await _server(trial).have_room()
     await trial.all_recovered()
 

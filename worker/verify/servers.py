@@ -122,10 +122,16 @@ class OwnServer:
         """End what `be_full` began."""
         await self._admin.config_set("maxmemory", "0")
 
+    async def restore(self) -> None:
+        """Be up, and have room."""
+        if self._process is None:
+            await self.start()
+        await self.have_room()
+
     async def client_names(self) -> Sequence[str]:
         """Return the address of every client but this one."""
         own = await self._admin.client_id()
-        return [f"{client['addr']}" for client in await self._admin.client_list() if int(client["id"]) != own]
+        return [str(client["addr"]) for client in await self._admin.client_list() if int(client["id"]) != own]
 
     async def _answers(self) -> bool:
         async with Redis(port=self.port, socket_timeout=1) as client:

@@ -35,6 +35,8 @@ class Stage:
 
     async def restore(self) -> None:
         """Bring the fleet back to its size, with all workers awake and all ways open."""
+        if self.server is not None:
+            await self.server.restore()
         for one in list(self.fleet.workers):
             one.proxy.heal()
             one.thaw()

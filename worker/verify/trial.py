@@ -14,7 +14,7 @@ from worker.verify.readers import Stalled, Watch, Way, read
 from worker.verify.stage import Stage
 from worker.verify.upstream import Plan
 
-PATIENCE = 45.0  # seconds for anything that has to happen; a hang is a failure
+PATIENCE = 30.0  # seconds for anything that has to happen; a hang is a failure
 _CLEAN_WITHIN = 10.0  # seconds after the last end, until nothing is left over
 _LOOK_INTERVAL = 0.05  # seconds
 _MAX_ATTEMPTS = 50  # a trial is about faults of the surroundings, not about giving up
@@ -202,7 +202,7 @@ class Trial:
                 break
             await asyncio.sleep(_LOOK_INTERVAL)
         fleet = self.stage.fleet
-        return replace(left, complaints=fleet.take_complaints(), exit_statuses=fleet.take_statuses())
+        return replace(left, complaints=fleet.take_complaints(), exit_statuses=fleet.statuses())
 
     async def _left_now(self) -> Leftovers:
         stage = self.stage
