@@ -1,6 +1,7 @@
 """Collects from Redis what the checker judges."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,8 +18,23 @@ from worker.verify.fleet import PROVIDER
 QUEUE = DEFAULT_QUEUE
 
 
-async def read_log(redis: Redis, keys: Keys, job_id: str) -> tuple[Sequence[Event] | None, str | None]:
-    """Return the job's log, or None where there is none; and why it cannot be read, where it cannot."""
+@dataclass(frozen=True, slots=True)
+class JobRead:
+    """What Redis holds of a job; see `JobFacts`."""
+
+    log: Sequence[Event] | None
+    problem: str | None
+    status: str | None
+
+
+async def read_job(redis: Redis, keys: Keys, job_id: str) -> JobRead:
+    """Return what Redis holds of the job."""
+    status: Any = await redis.hget(keys.record(job_id), "status")
+    log, problem = await _read_log(redis, keys, job_id)
+    return JobRead(log, problem, status.decode() if status else None)
+
+
+async def _read_log(redis: Redis, keys: Keys, job_id: str) -> tuple[Sequence[Event] | None, str | None]:
     entries: Any = await redis.xrange(keys.log(job_id))
     if not entries:
         return None, None
@@ -32,12 +48,6 @@ async def read_log(redis: Redis, keys: Keys, job_id: str) -> tuple[Sequence[Even
             return None, f"entry {entry_id.decode()} holds a frame that ends with {frame.last}"
         events += frame.events
     return events, None
-
-
-async def read_status(redis: Redis, keys: Keys, job_id: str) -> str | None:
-    """Return what the job's record says."""
-    status: Any = await redis.hget(keys.record(job_id), "status")
-    return status.decode() if status else None
 
 
 async def read_leftovers(

@@ -74,8 +74,8 @@ class WorkerProcess:
         self.name = name
         self.proxy = proxy
         self.complaints: list[str] = []
-        self.is_frozen = False
         self.was_killed = False
+        self.is_ready = False
         self._process = process
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._said = asyncio.Condition()
@@ -114,6 +114,15 @@ class WorkerProcess:
         if not self._has_said(text):
             raise WorkerDied(f"{self.name} did not say {text!r}; its log ends:\n{self.last_words()}")
 
+    async def becomes_ready(self) -> None:
+        """Wait until it takes jobs.
+
+        Raises:
+            WorkerDied: it does not.
+        """
+        await self.says("worker ready")
+        self.is_ready = True
+
     def forget_lines(self) -> None:
         """Forget what it said, so that `says` waits for something new."""
         self._lines.clear()
@@ -125,12 +134,10 @@ class WorkerProcess:
 
     def freeze(self) -> None:
         """``SIGSTOP``: it does nothing, and does not know of it."""
-        self.is_frozen = True
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """``SIGCONT``."""
-        self.is_frozen = False
         self._signal(signal.SIGCONT)
 
     def terminate(self) -> None:
@@ -214,7 +221,7 @@ class Fleet:
     async def start(self, count: int = 1) -> Sequence[WorkerProcess]:
         """Start so many workers more, and return them once they are ready."""
         started = await asyncio.gather(*(self._start_one() for _ in range(count)))
-        await asyncio.gather(*(one.says("worker ready") for one in started))
+        await asyncio.gather(*(one.becomes_ready() for one in started))
         return started
 
     async def _start_one(self) -> WorkerProcess:

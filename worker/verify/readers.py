@@ -54,6 +54,10 @@ class Watch:
         """Say that there will be a job of this id."""
         self.jobs[job_id] = Progress()
 
+    def forget(self, job_id: str) -> Progress:
+        """Stop watching a job, and return how far it came."""
+        return self.jobs.pop(job_id)
+
     def note(self, job_id: str, event: Event) -> None:
         """Take in one event."""
         job = self.jobs[job_id]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from worker.verify.checker import check_job, check_leftovers
-from worker.verify.collector import longest_idle, read_leftovers, read_log, read_status
+from worker.verify.collector import longest_idle, read_job, read_leftovers
 from worker.verify.facts import JobFacts, Kept, Leftovers, Transcript
 from worker.verify.fleet import MODEL, PROVIDER, WorkerProcess
 from worker.verify.readers import Stalled, Watch, Way, read
@@ -168,10 +168,10 @@ class Trial:
         for job_id, job in self._jobs.items():
             job.readers.append(self._reader(job_id, Way.LATE))
         hanging += await self._all_read()
+        # Only once nothing more goes away by itself: a worker that was thawed needs a moment to close its calls.
+        left = [] if hanging else check_leftovers(await self._leftovers())
         found = [violation for job_id in self._jobs for violation in check_job(await self._facts(job_id))]
-        if hanging:
-            return [*hanging, *found]
-        return [*found, *check_leftovers(await self._leftovers())]
+        return [*hanging, *found, *left]
 
     async def _all_read(self) -> list[str]:
         readers = [reader for job in self._jobs.values() for reader in job.readers]
@@ -180,12 +180,12 @@ class Trial:
 
     async def _facts(self, job_id: str) -> JobFacts:
         stage, job = self.stage, self._jobs[job_id]
-        log, problem = await read_log(stage.redis, stage.keys, job_id)
+        held = await read_job(stage.redis, stage.keys, job_id)
         return JobFacts(
             id=job_id,
-            log=log,
-            problem=problem,
-            status=await read_status(stage.redis, stage.keys, job_id),
+            log=held.log,
+            problem=held.problem,
+            status=held.status,
             calls=[call.fact() for call in stage.upstream.calls(job_id)],
             transcripts=[reader.result() for reader in job.readers if reader.done()],
             expected=job.expected.ends,

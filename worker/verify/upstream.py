@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from aiohttp import web
 
@@ -73,6 +73,7 @@ class Upstream:
     def __init__(self) -> None:
         self.url = ""
         self._calls: dict[str, list[CallRecord]] = {}
+        self._open: set[str] = set()
         self.calls_seen = 0
 
     async def __aenter__(self) -> Self:
@@ -96,13 +97,8 @@ class Upstream:
         return self._calls.get(job_id, ())
 
     def open_calls(self) -> list[str]:
-        """Return which calls are being served."""
-        return [
-            f"call {call.number} of job {job_id}"
-            for job_id, calls in self._calls.items()
-            for call in calls
-            if call.ended_at is None
-        ]
+        """Return which calls are being served, also for jobs that were forgotten."""
+        return sorted(self._open)
 
     def forget(self, job_id: str) -> None:
         """Drop the record of a job that was checked."""
@@ -118,12 +114,14 @@ class Upstream:
             return await _stream(request, plan, call)
 
     @contextlib.contextmanager
-    def _recorded(self, plan: Plan) -> Any:
+    def _recorded(self, plan: Plan) -> Iterator[CallRecord]:
         calls = self._calls.setdefault(plan.job, [])
         number = len(calls) + 1
         call = CallRecord(number, plan.fault_of(number), time.monotonic())
         calls.append(call)
         self.calls_seen += 1
+        title = f"call {number} of job {plan.job}"
+        self._open.add(title)
         try:
             yield call
         except (asyncio.CancelledError, ConnectionError):
@@ -131,6 +129,7 @@ class Upstream:
             raise
         finally:
             call.ended_at = time.monotonic()
+            self._open.discard(title)
 
 
 async def _stream(request: web.Request, plan: Plan, call: CallRecord) -> web.StreamResponse:
