@@ -34,7 +34,7 @@ timeouts = {{ connect = 5, first_chunk = 5, between_chunks = {between}, total = 
 """
 
 
-class WorkerDied(Exception):
+class WorkerDied(RuntimeError):
     """A worker did not come up, or would not stop; the message holds its last words."""
 
 
@@ -48,7 +48,7 @@ class Manner:
     sweep: float = 0.5
     backoff: float = 0.2
     grace: float = 0.5
-    between_chunks: float = 1.0
+    between_chunks: float = 2.0
 
     def arguments(self) -> list[str]:
         """Return the command line's options; each one, so that no variable of the user's comes in."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,9 +12,9 @@ from worker.verify.checker import check_leftovers
 from worker.verify.facts import Leftovers
 from worker.verify.fleet import Manner, WorkerDied
 from worker.verify.readers import Stalled
-from worker.verify.scenarios import Fault
+from worker.verify.scenarios import FAULTS, Fault, Needs
 from worker.verify.servers import OwnServer
-from worker.verify.stage import Stage, clean_up, new_prefix, open_stage
+from worker.verify.stage import Route, Stage, clean_up, new_prefix, open_stage
 from worker.verify.trial import Trial
 
 SIZES = (1, 3)
@@ -56,15 +57,37 @@ async def run_cell(stage: Stage, fault: Fault) -> Result:
         return Result(fault.name, stage.size, trial.size, tuple(found), trial.seconds_to_recover())
 
 
+async def check_url(url: str | None) -> None:
+    """See whether the matrix can be run on this server, if one is given.
+
+    Raises:
+        ValueError: not with such a URL.
+        OSError: the server is not there, or does not let us in.
+    """
+    if url is not None:
+        await Route(url).check()
+
+
+async def run_matrix(url: str | None, prefix: str | None, sizes: Sequence[int]) -> AsyncIterator[Result]:
+    """Yield the result of each cell; on a server that is given, of those that may be run there."""
+    for size in sizes:
+        async with Bench(size, url, prefix) as bench:
+            for fault in FAULTS:
+                if url is None or fault.needs is Needs.ANY_SERVER:
+                    yield await bench.run(fault)
+            yield await bench.stop()
+
+
 class Bench:
     """Runs cells with ``size`` workers, on the server at ``url`` or on one of its own. ``async with`` it.
 
     The cells share a stage, as faults share a day; one on which something was violated is torn down.
     """
 
-    def __init__(self, size: int, url: str | None = None) -> None:
+    def __init__(self, size: int, url: str | None = None, prefix: str | None = None) -> None:
         self.size = size
         self._url = url
+        self._prefix = prefix
         self._server: OwnServer | None = None
         self._stage: Stage | None = None
         self._standing = AsyncExitStack()
@@ -102,7 +125,7 @@ class Bench:
 
     async def _put_up(self) -> Stage:
         assert self._url is not None, "a bench is entered before it is used"
-        manner = Manner(new_prefix())
+        manner = Manner(new_prefix(self._prefix))
         self._standing.push_async_callback(self._clean_up, self._url, manner.prefix)
         if self._server is not None:
             await self._server.restore()

@@ -20,6 +20,7 @@ class Proxy:
         self.port = 0
         self._connect = connect
         self._open: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._refuses = False
         self._delay = 0.0  # seconds before a reply goes on
         self._up = asyncio.Event()
@@ -29,7 +30,7 @@ class Proxy:
         self._down.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -38,6 +39,8 @@ class Proxy:
         self.heal()
         self.refuse()
         await self._server.wait_closed()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     @property
     def connections(self) -> int:
@@ -75,6 +78,11 @@ class Proxy:
         self._delay = 0.0
         self._up.set()
         self._down.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer), name="verify-proxy")
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:

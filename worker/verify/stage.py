@@ -8,9 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from producer import Producer
-from producer.connection import Url, connect
+from producer.connection import Url, bounded, connect
 from producer.wire.keys import Keys
 from worker.verify.fleet import Fleet, Manner
 from worker.verify.proxy import Proxy
@@ -18,6 +19,7 @@ from worker.verify.servers import OwnServer
 from worker.verify.upstream import Upstream
 
 _IDLE_CHECK = 1.0  # seconds: a reader whose job's log is gone is to find out soon
+_CONNECT_TIMEOUT = 5.0  # seconds
 _PAGE = 500
 
 
@@ -45,9 +47,9 @@ class Stage:
         await self.fleet.start(max(0, self.size - len(self.fleet.workers)))
 
 
-def new_prefix() -> str:
+def new_prefix(stem: str | None = None) -> str:
     """Return a prefix that nobody has used."""
-    return f"chatverify-{uuid4().hex[:12]}"
+    return f"{stem or 'chatverify'}-{uuid4().hex[:12]}"
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +65,7 @@ async def open_stage(
         Upstream() as upstream,
         Fleet(manner, upstream.url, lambda: Proxy(route.reach), route.through) as fleet,
         Producer(url, prefix=manner.prefix, idle_check=_IDLE_CHECK) as producer,
-        connect(Url(url), connect_timeout=5) as redis,
+        connect(Url(url), connect_timeout=_CONNECT_TIMEOUT) as redis,
     ):
         stage = Stage(Keys(manner.prefix), size, upstream, fleet, producer, redis, server)
         await stage.restore()
@@ -78,11 +80,27 @@ class Route:
     """
 
     def __init__(self, url: str) -> None:
+        self._url = Url(url)
         self._parts = urlsplit(url)
         if self._parts.scheme not in ("redis", "unix"):
             raise ValueError(
                 "each worker is put behind a proxy, which TLS does not allow: give a redis:// URL"
             )
+
+    async def check(self) -> None:
+        """See whether the server is there, and lets us in.
+
+        Raises:
+            OSError: it is not, or does not.
+        """
+        try:
+            async with (
+                connect(self._url, connect_timeout=_CONNECT_TIMEOUT) as redis,
+                bounded(_CONNECT_TIMEOUT),
+            ):
+                await redis.ping()
+        except RedisError as error:
+            raise OSError(f"Redis at {self._url} cannot be used: {error}") from error
 
     async def reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection to the server itself."""
