@@ -121,19 +121,20 @@ def _numbers(job: JobFacts, log: Sequence[Event]) -> Iterator[str]:
 
 
 def _texts(job: JobFacts, log: Sequence[Event]) -> Iterator[str]:
-    text, own = "", ""
+    text, own = "", list[str]()
     calls_used: set[int] = set()
     for event in log:
         if isinstance(event, Started):
-            yield from _partial(own, job.calls, calls_used)
+            yield from _partial("".join(own), job.calls, calls_used)
+            text += "".join(own)
             if event.keeps > len(text):
                 yield f"attempt {event.id} keeps {event.keeps} characters of {len(text)}"
-            text, own = text[: event.keeps], ""
+            text, own = text[: event.keeps], []
         elif isinstance(event, Chunk):
-            text, own = text + event.text, own + event.text
+            own.append(event.text)
         elif isinstance(event, Done):
-            yield from _whole(event, text, own, job.calls)
-    yield from _partial(own, job.calls, calls_used)
+            yield from _whole(event, text, "".join(own), job.calls)
+    yield from _partial("".join(own), job.calls, calls_used)
 
 
 def _partial(own: str, calls: Sequence[Call], used: set[int]) -> Iterator[str]:
@@ -148,9 +149,9 @@ def _partial(own: str, calls: Sequence[Call], used: set[int]) -> Iterator[str]:
     used.update(sources[:1])
 
 
-def _whole(done: Done, text: str, own: str, calls: Sequence[Call]) -> Iterator[str]:
-    if done.chars != len(text):
-        yield f"`done` says {done.chars} characters, the log holds {len(text)}"
+def _whole(done: Done, kept: str, own: str, calls: Sequence[Call]) -> Iterator[str]:
+    if done.chars != len(kept) + len(own):
+        yield f"`done` says {done.chars} characters, the log holds {len(kept) + len(own)}"
     if not any(call.is_whole and call.text == own for call in calls):
         sent = [(call.number, len(call.text), call.is_whole) for call in calls]
         yield f"`done`, but no call was whole and sent these {len(own)} characters; calls: {sent}"

@@ -39,6 +39,7 @@ class Dose:
     cancels: float = 0.0
     upstream_faults: float = 0.0
     continues: float = 0.0
+    highest_number: int | None = None
 
 
 @dataclass(slots=True)
@@ -190,6 +191,7 @@ class Endurance:
                 transcripts=transcripts,
                 expected=maybe,
                 cancel_promised=cancelled == "promised",
+                highest_number=self._dose.highest_number,
             )
         )
         if cancelled == "not found":

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from producer.connection import Url, connect
 from worker.verify.checker import check_leftovers
@@ -44,7 +44,7 @@ async def run_cell(stage: Stage, fault: Fault) -> Result:
     """
     await stage.restore()
     async with Trial(stage) as trial:
-        plan = {"chunks": _CHUNKS, "pace": _PACE}
+        plan: dict[str, Any] = {"chunks": _CHUNKS, "pace": _PACE}
         hit = (fault.upstream,) if fault.upstream else ()
         await trial.add(_JOBS // 2, fault.expected, **plan, faults=hit)
         await trial.add(_JOBS // 2, fault.expected, **plan)

@@ -19,6 +19,7 @@ _CLEAN_WITHIN = 10.0  # seconds after the last end, until nothing is left over
 _LOOK_INTERVAL = 0.05  # seconds
 _MAX_ATTEMPTS = 50  # a trial is about faults of the surroundings, not about giving up
 
+_BESIDE = (Way.REJOINING, Way.SLOW)
 _STARTS = frozenset({"started", "done", "failed", "cancelled"})
 
 
@@ -80,11 +81,15 @@ class Trial:
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
-    async def add(self, count: int, expected: Expectation, **plan: object) -> None:
-        """Put so many jobs on the queue, each with an early reader, and every third with one of each other way."""
-        await asyncio.gather(*(self._add_one(expected, plan) for _ in range(count)))
+    async def add(
+        self, count: int, expected: Expectation, *, beside: Sequence[Way] = _BESIDE, **plan: object
+    ) -> None:
+        """Put so many jobs on the queue, each with an early reader, and every third with others ``beside`` it."""
+        await asyncio.gather(*(self._add_one(expected, beside, plan) for _ in range(count)))
 
-    async def _add_one(self, expected: Expectation, plan: Mapping[str, object]) -> None:
+    async def _add_one(
+        self, expected: Expectation, beside: Sequence[Way], plan: Mapping[str, object]
+    ) -> None:
         number = len(self._jobs)
         job_id = f"{self._stem}-{number}"
         job = self._jobs[job_id] = _Job(Plan(job_id, **plan), expected)  # type: ignore[arg-type]
@@ -92,7 +97,7 @@ class Trial:
         await self.stage.producer.enqueue(
             job.plan.prompt(), id=job_id, provider=PROVIDER, model=MODEL, max_attempts=expected.max_attempts
         )
-        ways = [Way.EARLY, *((Way.REJOINING, Way.SLOW) if number % 3 == 0 else ())]
+        ways = [Way.EARLY, *(beside if number % 3 == 0 else ())]
         job.readers += [self._reader(job_id, way) for way in ways]
 
     def _reader(self, job_id: str, way: Way) -> "asyncio.Task[Transcript]":

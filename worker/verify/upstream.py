@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from aiohttp import web
@@ -21,7 +21,8 @@ class Plan:
     """What the upstream is to do for one job; it goes there as the job's prompt.
 
     ``pace``: seconds between two chunks. ``faults``: what goes wrong in the first, second … call: ``hang``, ``cut``
-    (both half-way), ``429``, ``500`` or nothing. ``always``: what goes wrong in every further one.
+    (both half-way), ``429``, ``500`` or nothing. ``always``: what goes wrong in every further one. ``padding``: how
+    many characters are added to each chunk.
     """
 
     job: str
@@ -29,6 +30,7 @@ class Plan:
     pace: float = 0.02
     faults: tuple[str, ...] = ()
     always: str = ""
+    padding: int = 0
 
     def prompt(self) -> str:
         """Return the plan as the text of a message."""
@@ -46,7 +48,8 @@ class Plan:
 
     def text_of(self, call: int) -> list[str]:
         """Return the chunks of this call: no two calls of any two jobs have one in common."""
-        return [f"{self.job}.{call}.{n}{'é😀' if n % 7 == 3 else ''} " for n in range(self.chunks)]
+        filling = "." * self.padding
+        return [f"{self.job}.{call}.{n}{'é😀' if n % 7 == 3 else ''}{filling} " for n in range(self.chunks)]
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ class CallRecord:
     number: int
     fault: str
     began_at: float
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     is_whole: bool = False
     failed_at: float | None = None
     ended_at: float | None = None
@@ -64,7 +67,7 @@ class CallRecord:
 
     def fact(self) -> Call:
         """Return it as a fact."""
-        return Call(self.number, self.text, self.is_whole, self.ended_at is not None)
+        return Call(self.number, "".join(self.pieces), self.is_whole, self.ended_at is not None)
 
 
 class Upstream:
@@ -136,7 +139,9 @@ async def _stream(request: web.Request, plan: Plan, call: CallRecord) -> web.Str
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     async for text in _paced(plan, call):
-        call.text += text  # before it is sent: what a caller got was sent, whatever happens to this call
+        call.pieces.append(
+            text
+        )  # before it is sent: what a caller got was sent, whatever happens to this call
         await response.write(_event(text))
     if call.fault:
         call.failed_at = time.monotonic()
