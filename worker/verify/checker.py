@@ -207,8 +207,8 @@ def _in_redis(left: Leftovers) -> Iterator[str]:
     if left.later:
         yield f"{left.later} jobs are still put off"
     for consumer in left.consumers:
-        if consumer.rpartition(":")[0] not in left.live_workers:
-            yield f"consumer {consumer} was left by a worker that is gone"
+        if consumer.rpartition(":")[0] in left.stopped_workers:
+            yield f"consumer {consumer} was left by a worker that has stopped"
     yield from (f"slot {slot} was not given back" for slot in left.slots)
     yield from (f"key {key} has no TTL" for key in left.keys_without_ttl)
     for job_id in sorted(left.expected_dead - left.dead):

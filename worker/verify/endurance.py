@@ -109,8 +109,7 @@ class Endurance:
     async def _left_now(self) -> Leftovers:
         stage = self._stage
         left = await read_leftovers(stage.redis, stage.keys, jobs=(), expected_dead=frozenset())
-        names = [one.name for one in stage.fleet.workers]
-        return replace(left, live_workers=names, open_calls=stage.upstream.open_calls())
+        return replace(left, open_calls=stage.upstream.open_calls())
 
     # -- one job -------------------------------------------------------------------------------------------
 

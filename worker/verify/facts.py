@@ -61,13 +61,16 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What is still there once every job has ended. ``dead`` holds the ids of buried jobs."""
+    """What is still there once every job has ended. ``dead`` holds the ids of buried jobs.
+
+    ``stopped_workers``: those that had the time to leave. A killed one's consumer is there until it is tidied away.
+    """
 
     waiting: int = 0
     pending: int = 0
     later: int = 0
     consumers: Sequence[str] = ()
-    live_workers: Sequence[str] = ()
+    stopped_workers: Sequence[str] = ()
     slots: Sequence[str] = ()
     keys_without_ttl: Sequence[str] = ()
     dead: frozenset[str] = frozenset()

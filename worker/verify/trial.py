@@ -213,5 +213,6 @@ class Trial:
         stage = self.stage
         dead = frozenset(job_id for job_id, job in self._jobs.items() if job.expected.dead)
         left = await read_leftovers(stage.redis, stage.keys, jobs=self._jobs, expected_dead=dead)
-        names = [one.name for one in stage.fleet.workers if one.runs]
-        return replace(left, live_workers=names, open_calls=stage.upstream.open_calls())
+        return replace(
+            left, stopped_workers=tuple(stage.fleet.statuses()), open_calls=stage.upstream.open_calls()
+        )

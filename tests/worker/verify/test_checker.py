@@ -210,7 +210,7 @@ def test_a_reader_of_a_job_that_redis_lost_is_told_so() -> None:
 
 
 def test_nothing_left_is_nothing_to_complain_of() -> None:
-    assert check_leftovers(Leftovers(consumers=("w1:ab",), live_workers=("w1",))) == []
+    assert check_leftovers(Leftovers(consumers=("w1:ab", "w10:cd"), stopped_workers=("w2",))) == []
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_nothing_left_is_nothing_to_complain_of() -> None:
         (Leftovers(pending=2), "2 entries are still pending"),
         (Leftovers(waiting=1), "1 entries are still in the jobs stream"),
         (Leftovers(later=3), "3 jobs are still put off"),
-        (Leftovers(consumers=("w1:ab", "w2:cd"), live_workers=("w1",)), "consumer w2:cd was left"),
+        (Leftovers(consumers=("w1:ab", "w2:cd"), stopped_workers=("w2",)), "consumer w2:cd was left"),
         (Leftovers(slots=("s",)), "slot s was not given back"),
         (Leftovers(keys_without_ttl=("k",)), "key k has no TTL"),
         (Leftovers(expected_dead=frozenset({"j"})), "job j failed for good and is not among the dead"),
