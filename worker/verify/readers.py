@@ -42,6 +42,14 @@ class Progress:
         later = (when - at for when, type_ in self.times if when > at and (not types or type_ in types))
         return next(later, None)
 
+    def restarted_after(self, at: float) -> float | None:
+        """Return how long after the failure of a call ``at`` this moment the next attempt started."""
+        waited = self.next_after(at, frozenset({"waiting"}))
+        if waited is None:
+            return None
+        started = self.next_after(at + waited, frozenset({"started"}))
+        return None if started is None else waited + started
+
 
 class Watch:
     """What the early readers of all jobs see, as it happens."""

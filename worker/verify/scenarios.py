@@ -1,5 +1,6 @@
 """The faults: each one is done to a trial whose jobs run, and waits for facts, not for time."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -127,9 +128,12 @@ def _server(trial: Trial) -> OwnServer:
 
 
 async def _restart(trial: Trial) -> None:
+    """The server is away for longer than any lease lasts: nobody may be taken for dead because of it."""
     await trial.in_full_swing()
     _server(trial).kill()
     trial.mark()
+    manner = trial.stage.fleet.manner
+    await asyncio.sleep(manner.lease + manner.sweep)
     await _server(trial).start()
     await trial.all_recovered()
 
@@ -202,7 +206,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("worker's connections cut five times", _cut_again_and_again),
     Fault("worker's replies delayed", _slow_replies),
     Fault("worker's replies lost", _lost_replies),
-    Fault("Redis kill -9 and restart", _restart, Needs.OWN_SERVER),
+    Fault("Redis kill -9, restart past the lease", _restart, Needs.OWN_SERVER),
     Fault(
         "Redis kill -9, last moments lost",
         _lose_the_last_moments,

@@ -157,7 +157,7 @@ class Trial:
     def seconds_to_recover(self) -> float | None:
         """Return the longest time that a job which was hit took to go on; None if none was hit."""
         failed = [
-            self.watch.jobs[job_id].next_after(call.failed_at, _STARTS)
+            self.watch.jobs[job_id].restarted_after(call.failed_at)
             for job_id, job in self._jobs.items()
             for call in self.stage.upstream.calls(job_id)
             if call.failed_at is not None and not job.expected.dead
