@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench lock clean
+.PHONY: help test check format demo bench soak verify lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ demo: $(READY) ## chat jobs through a real stream, two workers and HTTP provider
 
 bench: $(READY) ## what the queue costs, next to a direct call
 	$(BIN)/python -m benchmarks.idle_latency
+
+soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEED=n to do the same again
+	$(BIN)/python -m worker.verify.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+verify: $(READY) ## the fault matrix as a table; REDIS=redis://... for a server of your own
+	$(BIN)/chat-worker verify $(if $(REDIS),--redis $(REDIS))
 
 lock: $(READY) ## resolve constraints.txt anew from pyproject.toml (needs uv on the PATH)
 	uv pip compile --quiet --upgrade --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -91,7 +91,26 @@ def test_the_producer_never_imports_the_worker() -> None:
 
 
 def test_the_worker_sees_of_the_producer_only_wire_and_connection() -> None:
-    assert breaches(modules("worker"), "worker", "producer.wire", "producer.connection") == []
+    rooms = modules("worker", but=("worker.verify",))
+    assert breaches(rooms, "worker", "producer.wire", "producer.connection") == []
+
+
+def test_the_proof_stands_outside_of_what_it_proves() -> None:
+    """It sees workers as processes, and answers as a caller gets them: so it may use the client, and no worker code."""
+    assert breaches(modules("worker.verify"), "worker.verify", "producer") == []
+    users = [
+        module
+        for module in modules("worker", but=("worker.verify",))
+        for name in ours(module)
+        if within(name, "worker.verify")
+    ]
+    assert set(users) <= {"worker.cli"}
+
+
+def test_the_checker_is_pure() -> None:
+    judges = ["worker.verify.checker", "worker.verify.facts"]
+    assert breaches(judges, "worker.verify.facts", "producer.wire.events") == []
+    assert strangers(judges, "asyncio", "time", "redis", "aiohttp", "os") == []
 
 
 def test_providers_know_http_and_the_contract_and_never_redis() -> None:
@@ -123,6 +142,7 @@ def test_the_outcomes_are_pure() -> None:
 
 def test_only_the_edges_read_arguments_and_the_environment() -> None:
     allowed = {"producer.cli", "producer.client", "producer.connection.embedded", "worker.providers_file"}
+    allowed |= {"worker.verify.fleet"}  # hands its own environment on to the workers that it starts
     readers = {
         module
         for module, tree in TREES.items()

