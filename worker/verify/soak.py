@@ -40,7 +40,7 @@ def soak(
     """Put jobs on a queue while workers are killed, frozen and cut off, and Redis restarts. Exit status 1: violated."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     typer.echo(f"seed {seed}")
-    manner = Manner(new_prefix(), concurrency=40, lease=lease, sweep=sweep, grace=1.0)
+    manner = Manner(new_prefix(), concurrency=80, lease=lease, sweep=sweep, grace=1.0)
     run = Soak(manner, seed, chunks)
     asyncio.run(run.mixed(minutes * 60) if jobs is None else run.fixed_size(jobs))
     raise typer.Exit(run.report())
