@@ -8,6 +8,7 @@
 from producer.answer import Result, TextStream
 from producer.cancellation import Cancellation
 from producer.client import Producer
+from producer.dead import DeadFilter, DeadJob, Retry
 from producer.errors import (
     AnswerRestarted,
     ChatRelayError,
@@ -25,6 +26,7 @@ from producer.errors import (
 from producer.intake import JobFields
 from producer.status import QueueInfo, Status
 from producer.subscription import Subscription
+from producer.wire.dead import AttemptError, DeadLetter
 from producer.wire.events import (
     Cancelled,
     Chunk,
@@ -43,11 +45,15 @@ from producer.wire.job import Job
 
 __all__ = [
     "AnswerRestarted",
+    "AttemptError",
     "Cancellation",
     "Cancelled",
     "ChatRelayError",
     "Chunk",
     "CorruptLog",
+    "DeadFilter",
+    "DeadJob",
+    "DeadLetter",
     "Done",
     "Event",
     "Failed",
@@ -66,6 +72,7 @@ __all__ = [
     "Reasoning",
     "Result",
     "ResultTimeout",
+    "Retry",
     "Started",
     "Status",
     "Subscription",

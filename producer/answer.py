@@ -1,6 +1,7 @@
 """From events to an answer: the text that stands, as a stream or as a whole."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -132,28 +133,43 @@ class TextStream:
         self._subscription: Subscription | None = None
         self._handed_out = self._stands = _SOME if goes_on else 0
         self._unsettled: list[str] = []
-        self._pieces: list[str] = []
+        self._pieces: deque[str] = deque()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        if self._subscription is None:
-            self._subscription = await self._begin()
-        while not self._pieces:
-            if self.end is not None:
-                check_done(self._subscription.job_id, self.end)
-                raise StopAsyncIteration
-            await self._read(self._subscription)
-        piece = self._pieces.pop(0)
-        self._handed_out += len(piece)
-        self._stands = self._handed_out
+        await self._make_ready()
+        if not self._pieces:
+            raise StopAsyncIteration
+        piece = self._pieces.popleft()
+        self._count(piece)
         return piece
+
+    async def read(self) -> Sequence[str]:
+        """Return all pieces of text that are ready, at least one; none once the job is done."""
+        await self._make_ready()
+        pieces = tuple(self._pieces)
+        self._pieces.clear()
+        self._count(*pieces)
+        return pieces
 
     async def aclose(self) -> None:
         """Leave; the job goes on."""
         if self._subscription is not None:
             await self._subscription.aclose()
+
+    async def _make_ready(self) -> None:
+        if self._subscription is None:
+            self._subscription = await self._begin()
+        while not self._pieces and self.end is None:
+            await self._read(self._subscription)
+        if not self._pieces:
+            check_done(self._subscription.job_id, self.end)
+
+    def _count(self, *pieces: str) -> None:
+        self._handed_out += sum(map(len, pieces))
+        self._stands = self._handed_out
 
     async def _read(self, subscription: Subscription) -> None:
         """Read until nothing more is known to stand in the log, so that what is superseded is seen to be.
@@ -170,7 +186,8 @@ class TextStream:
             self.end = subscription.end
             if self.end is not None or not subscription.behind:
                 break
-        self._pieces, self._unsettled = [piece for piece in self._unsettled if piece], []
+        self._pieces.extend(filter(None, self._unsettled))
+        self._unsettled = []
         if self._stands < self._handed_out:
             self._restart(self._stands, subscription.job_id)
 

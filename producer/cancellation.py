@@ -1,12 +1,14 @@
 """Cancelling a job from any process."""
 
+import asyncio
 from enum import Enum
 from typing import Any
 
 from producer import scripts
-from producer.errors import CorruptLog, JobNotFound
+from producer.errors import CorruptLog, JobNotFound, ResultTimeout
 from producer.link import Link
 from producer.status import number_in, read_record
+from producer.subscription import Subscription
 from producer.wire.codec import pack
 from producer.wire.events import Cancelled, EventId, encode
 from producer.wire.keys import Keys
@@ -27,8 +29,10 @@ class Cancellation(Enum):
     """Too late: the job had ended before."""
 
 
-async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancellation:
+async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> tuple[Cancellation, int]:
     """Cancel the job: end it where nobody runs it, otherwise mark it and tell the workers of its queue.
+
+    Returns what it came to, and the attempt that runs; 0 where none does.
 
     Raises:
         JobNotFound: no such job, or its retention is over.
@@ -48,17 +52,35 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> Cancel
         )
         match outcome:
             case b"cancelled":
-                return Cancellation.CANCELLED
+                return Cancellation.CANCELLED, 0
             case b"finished":
-                return Cancellation.FINISHED
+                return Cancellation.FINISHED, 0
             case b"unknown":
                 raise JobNotFound(job_id)
             case [b"requested", running]:
                 hint = {"type": "cancel", "id": job_id, "attempt": int(running), "reason": reason}
                 await _tell_workers(link, keys.control(record[b"queue"].decode()), hint)
-                return Cancellation.REQUESTED
+                return Cancellation.REQUESTED, int(running)
             # b"again": an attempt began between the two steps, so a later id is due
     raise CorruptLog(f"the log of job {job_id!r} and its record do not belong together")
+
+
+async def follow_to_end(subscription: Subscription, seconds: float) -> Cancellation:
+    """Wait for the end of a job whose cancel was requested: it was cancelled, or had come to its end before.
+
+    Raises:
+        ResultTimeout: it did not end within ``seconds``; the cancel stands.
+        JobNotFound, Unavailable: as for `Subscription`.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            while await subscription.read():
+                pass
+    except TimeoutError as error:
+        raise ResultTimeout(
+            f"job {subscription.job_id!r} has not ended within {seconds:g} s; its cancel stands"
+        ) from error
+    return Cancellation.CANCELLED if isinstance(subscription.end, Cancelled) else Cancellation.FINISHED
 
 
 async def _tell_workers(link: Link, channel: str, hint: dict[str, Any]) -> None:

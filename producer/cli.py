@@ -1,11 +1,11 @@
-"""`chat-producer`: send, watch, status, cancel, queues. Exit status: 0 done, 1 failed, 2 usage, 3 no Redis, 130."""
+"""`chat-producer`: send, watch, status, cancel, queues, dead.
 
-import asyncio
+Exit status: 0 done, 1 failed, 2 usage, 3 no Redis, 130 interrupted.
+"""
+
 import json
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,19 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from producer.cancellation import Cancellation
 from producer.client import Producer
-from producer.connection.embedded import NoEmbeddedServer, find
-from producer.errors import (
-    AnswerRestarted,
-    ChatRelayError,
-    InvalidCursor,
-    InvalidJob,
-    InvalidSetting,
-    Unavailable,
-)
+from producer.command import FAILED, USAGE, JsonOption, PrefixOption, RedisOption, plain, run
+from producer.dead_cli import dead
+from producer.errors import JobNotFound, ResultTimeout
+from producer.intake import JobFields
 from producer.printing import print_answer
-
-FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     help="Enqueue chat jobs and read their answers.",
@@ -34,18 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RedisOption = Annotated[
-    str | None,
-    typer.Option(
-        "--redis",
-        envvar="CHAT_REDIS_URL",
-        help="redis://, rediss:// or unix:// URL.",
-        show_default="the embedded server of a running chat-worker",
-    ),
-]
-PrefixOption = Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First part of every key.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value a line.")]
+app.add_typer(dead, name="dead")
 
 
 @app.command()
@@ -61,6 +44,18 @@ def send(
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="K=V", help="Option for the provider; repeatable.")
     ] = None,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="No worker takes it before this has passed.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="ISO8601", help="No worker takes it before this instant.")
+    ] = None,
+    max_queue_length: Annotated[
+        int | None,
+        typer.Option(
+            envvar="CHAT_MAX_QUEUE_LENGTH", min=1, help="Refuse to send if the queue holds so many jobs."
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option(help="Wait for the answer; otherwise print the job's id.")] = True,
     as_json: JsonOption = False,
     redis_url: RedisOption = None,
@@ -69,19 +64,25 @@ def send(
     """Send a job and print its answer as it comes."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _standard_input() if text == "-" else text})
-    options = _options(option or [])
+    fields: JobFields = {
+        "provider": provider,
+        "model": model,
+        "queue": queue,
+        "id": job_id,
+        "options": _options(option or []),
+        "delay": delay,
+        "at": _instant(at),
+    }
 
     async def work(producer: Producer) -> None:
-        job = await producer.enqueue(
-            messages, provider=provider, model=model, queue=queue, id=job_id, options=options
-        )
+        job = await producer.enqueue(messages, **fields)
         if follow:
             typer.echo(f"job {job.id}", err=True)
             await print_answer(producer, job.id, None, as_json=as_json)
         else:
             typer.echo(json.dumps({"id": job.id}) if as_json else job.id)
 
-    _run(work, redis_url, prefix)
+    run(work, redis_url, prefix, max_queue_length)
 
 
 @app.command()
@@ -93,7 +94,7 @@ def watch(
     prefix: PrefixOption = "chat",
 ) -> None:
     """Print a job's answer, from its beginning, while it runs or after its end."""
-    _run(lambda producer: print_answer(producer, job, after, as_json=as_json), redis_url, prefix)
+    run(lambda producer: print_answer(producer, job, after, as_json=as_json), redis_url, prefix)
 
 
 @app.command()
@@ -108,33 +109,47 @@ def status(
     async def work(producer: Producer) -> None:
         fields = asdict(await producer.status(job))
         if as_json:
-            typer.echo(json.dumps(fields, default=_plain))
+            typer.echo(json.dumps(fields, default=plain))
             return
         for name, value in fields.items():
-            typer.echo(f"{name:12} {'-' if value is None else _plain(value)}")
+            typer.echo(f"{name:12} {'-' if value is None else plain(value)}")
 
-    _run(work, redis_url, prefix)
+    run(work, redis_url, prefix)
 
 
 @app.command()
 def cancel(
     job: Annotated[str, typer.Argument(help="The job's id.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until a running job has ended.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long --wait waits.")] = 10.0,
     as_json: JsonOption = False,
     redis_url: RedisOption = None,
     prefix: PrefixOption = "chat",
 ) -> None:
-    """Cancel a job: a waiting one never starts, a running one closes its upstream."""
+    """Cancel a job: a waiting one never starts, a running one closes its upstream.
+
+    Prints cancelled, requested (a worker runs it and was told), already finished, or not found (exit status 1).
+    """
+
+    def say(outcome: str) -> None:
+        typer.echo(json.dumps({"id": job, "outcome": outcome}) if as_json else outcome)
 
     async def work(producer: Producer) -> None:
-        outcome = await producer.cancel(job)
-        typer.echo(json.dumps({"id": job, "outcome": outcome.value}) if as_json else outcome.value)
+        try:
+            say((await producer.cancel(job, wait=timeout if wait else None)).value)
+        except JobNotFound:
+            say("not found")
+            raise typer.Exit(FAILED) from None
+        except ResultTimeout:
+            say(Cancellation.REQUESTED.value)
+            raise
 
-    _run(work, redis_url, prefix)
+    run(work, redis_url, prefix)
 
 
 @app.command()
 def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: PrefixOption = "chat") -> None:
-    """List the queues: what waits, what runs, the oldest job's age, the workers."""
+    """List the queues: what waits, what runs, the oldest job's age, the workers, what is delayed, what is dead."""
 
     async def work(producer: Producer) -> None:
         found = await producer.queues()
@@ -142,66 +157,18 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
             for queue in found:
                 typer.echo(json.dumps(asdict(queue)))
             return
-        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", box=None)
+        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD", box=None)
         for queue in found:
             age = "-" if queue.oldest_age is None else f"{queue.oldest_age:.1f} s"
-            table.add_row(queue.name, str(queue.length), str(queue.in_flight), age, str(queue.workers))
+            dead_letters = f"{queue.dead} ({queue.dropped} dropped)" if queue.dropped else str(queue.dead)
+            numbers = (queue.length, queue.in_flight, age, queue.workers, queue.delayed, dead_letters)
+            table.add_row(queue.name, *map(str, numbers))
         Console().print(table)
 
-    _run(work, redis_url, prefix)
+    run(work, redis_url, prefix)
 
 
-# -- edges -----------------------------------------------------------------------------------------------------
-
-
-def _run(work: Callable[[Producer], Awaitable[None]], redis_url: str | None, prefix: str) -> None:
-    async def main() -> None:
-        try:
-            url = redis_url or find()
-        except NoEmbeddedServer as error:
-            raise Unavailable(str(error)) from error
-        if url is None:
-            raise Unavailable(
-                "no Redis given: set --redis or CHAT_REDIS_URL, or start `chat-worker run` on this machine"
-            )
-        async with Producer(url, prefix=prefix) as producer:
-            await work(producer)
-
-    with _exit_status():
-        asyncio.run(main())
-
-
-@contextmanager
-def _exit_status() -> Iterator[None]:
-    try:
-        yield
-    except (InvalidJob, InvalidCursor, InvalidSetting) as error:
-        raise _exit(error, USAGE) from None
-    except Unavailable as error:
-        raise _exit(error, UNREACHABLE) from None
-    except AnswerRestarted:
-        text = "the answer began again after a part of it was written; `chat-producer watch` reads it whole"
-        raise _exit(text, FAILED) from None
-    except ChatRelayError as error:
-        raise _exit(error, FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:  # whoever read our output has gone: nothing more can be said
-        _drop_output()
-        raise typer.Exit(FAILED) from None
-    except OSError as error:  # of standard output: a full disk
-        _drop_output()
-        raise _exit(error, FAILED) from None
-
-
-def _drop_output() -> None:
-    """Let what is still buffered go nowhere: the interpreter would try once more to write it, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _exit(error: Exception | str, code: int) -> typer.Exit:
-    typer.echo(f"chat-producer: {error}", err=True)
-    return typer.Exit(code)
+# -- arguments -------------------------------------------------------------------------------------------------
 
 
 def _standard_input() -> str:
@@ -228,5 +195,12 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+def _instant(text: str | None) -> datetime | None:
+    """Read ``2026-01-31T08:00:00Z``; without a time zone it would be an instant only on this machine."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None:
+            return instant
+    raise typer.BadParameter(f"{text!r} is not an instant like 2026-01-31T08:00:00Z", param_hint="--at")

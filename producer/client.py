@@ -1,14 +1,16 @@
-"""The Producer: enqueue, subscribe, stream, result, status, cancel."""
+"""The Producer: enqueue, subscribe, stream, result, status, cancel, queues, dead letters."""
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Self, Unpack
 
 from producer.answer import Answer, Result, TextStream
-from producer.cancellation import Cancellation, cancel_job
+from producer.cancellation import Cancellation, cancel_job, follow_to_end
 from producer.connection import Url
 from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
+from producer.dead import DeadFilter, DeadJob, Retry, dead_jobs, drop_dead, each_dead, find_dead, retry_dead
 from producer.errors import InvalidCursor, InvalidSetting, JobNotFound, ResultTimeout, Unavailable
 from producer.intake import JobFields, Messages, new_job
 from producer.link import Link
@@ -29,7 +31,8 @@ class Producer:
         url: ``redis://``, ``rediss://`` or ``unix://``. Default: ``CHAT_REDIS_URL``, else an embedded server.
         prefix: the first part of every key; must be the workers' own.
         timeout: seconds that Redis may take, reconnecting included, before a call raises `Unavailable`.
-        max_queue_length: with this many jobs waiting or running in a queue, ``enqueue`` raises `QueueFull`.
+        max_queue_length: with this many jobs in a queue, waiting, running or not due yet, ``enqueue`` raises
+            `QueueFull`.
         idle_check: seconds without an event after which a subscription looks at the log by itself.
         patience: seconds for which a subscription bears that Redis is away.
 
@@ -85,26 +88,35 @@ class Producer:
     async def enqueue(self, messages: Messages, **fields: Unpack[JobFields]) -> Job:
         """Put a job on its queue and return it. The same ``id`` enqueued twice is one job: the first one.
 
+        With ``delay`` or ``at`` no worker takes it before then, by the clock of Redis.
+
         Raises:
             InvalidJob: a field is wrong; nothing was written.
             QueueFull: the queue is at its bound; nothing was written.
             Unavailable: Redis cannot be reached. With an ``id`` of your own, calling again is safe.
         """
-        job, body = new_job(messages, fields)
-        own_id = fields.get("id") is not None
-        await submit(self._link, self._keys, job, body, own_id=own_id, bound=self._max_queue_length)
-        return job
+        new = new_job(messages, fields)
+        await submit(self._link, self._keys, new, bound=self._max_queue_length)
+        return new.job
 
-    async def cancel(self, job_id: str, *, reason: str = "requested") -> Cancellation:
+    async def cancel(
+        self, job_id: str, *, reason: str = "requested", wait: float | None = None
+    ) -> Cancellation:
         """Cancel a job, from any process: a waiting one never starts, a running one closes its upstream.
 
-        ``reason`` is told to its readers, cut to 500 characters.
+        ``reason`` is told to its readers, cut to 500 characters. ``wait``: seconds for which to wait until a running
+        one has ended; the answer is then definite, `CANCELLED` or `FINISHED`.
 
         Raises:
             JobNotFound: no such job, or its retention is over.
+            ResultTimeout: it has not ended within ``wait`` seconds; the cancel stands.
             Unavailable: Redis cannot be reached.
         """
-        return await cancel_job(self._link, self._keys, _known(job_id), reason)
+        outcome, running = await cancel_job(self._link, self._keys, _known(job_id), reason)
+        if outcome is not Cancellation.REQUESTED or wait is None:
+            return outcome
+        # Behind all that earlier attempts wrote, which may be much.
+        return await follow_to_end(self.subscribe(job_id, str(EventId(max(0, running - 1), 0))), wait)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -143,16 +155,15 @@ class Producer:
         Raises:
             InvalidJob: a field is wrong. For what iterating raises see `TextStream`.
         """
-        job, body = new_job(messages, fields)
-        own_id = fields.get("id") is not None
+        new = new_job(messages, fields)
 
         async def begin() -> Subscription:
-            nonlocal own_id
-            known_before, own_id = own_id, True  # a first step that is cancelled may be taken again: one job
-            await submit(self._link, self._keys, job, body, own_id=known_before, bound=self._max_queue_length)
-            return self.subscribe(job.id)
+            nonlocal new
+            this, new = new, replace(new, own_id=True)  # a first step that is cancelled may be taken again
+            await submit(self._link, self._keys, this, bound=self._max_queue_length)
+            return self.subscribe(this.job.id)
 
-        return TextStream(begin, on_restart, job)
+        return TextStream(begin, on_restart, new.job)
 
     def text(
         self, job_id: str, after: str | None = None, *, on_restart: Callable[[int], object] | None = None
@@ -207,6 +218,52 @@ class Producer:
             Unavailable: Redis cannot be reached.
         """
         return await self._link.ask(lambda redis: read_queues(redis, self._keys))
+
+    # -- dead letters --------------------------------------------------------------------------------------
+
+    async def dead(
+        self, queue: str | None = None, *, limit: int | None = 1000, **wanted: Unpack[DeadFilter]
+    ) -> list[DeadJob]:
+        """Return the oldest dead letters, of a queue or of all, the oldest first; at most ``limit``, None for all.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        return await dead_jobs(self._link, self._keys, queue, limit, wanted)
+
+    def each_dead(self, queue: str | None = None, **wanted: Unpack[DeadFilter]) -> AsyncIterator[DeadJob]:
+        """Yield every dead letter, queue by queue: as many as there are, in little memory.
+
+        Raises, while iterating:
+            Unavailable: Redis cannot be reached.
+        """
+        return each_dead(self._link, self._keys, queue, wanted)
+
+    async def find_dead(self, *ids: str, queue: str | None = None) -> list[DeadJob]:
+        """Return the dead letters of these ids, each a letter's own or its job's; an id may have several, or none.
+
+        Raises:
+            Unavailable: Redis cannot be reached.
+        """
+        return await find_dead(self._link, self._keys, queue, ids)
+
+    async def retry_dead(self, dead: DeadJob) -> Retry:
+        """Give the job of a dead letter a new life under the same id, with all its attempts; the letter goes.
+
+        A deadline that has passed is dropped. The bound of the queue does not hold here.
+
+        Raises:
+            Unavailable: Redis cannot be reached. Calling again is safe.
+        """
+        return await retry_dead(self._link, self._keys, dead)
+
+    async def drop_dead(self, dead: DeadJob) -> bool:
+        """Delete a dead letter, and with it the job's bytes; false if it is there no more.
+
+        Raises:
+            Unavailable: Redis cannot be reached. Calling again is safe.
+        """
+        return await drop_dead(self._link, self._keys, dead)
 
 
 def _known(job_id: str) -> str:

@@ -38,7 +38,7 @@ class QueueFull(ChatRelayError):
 
     def __init__(self, queue: str, length: int, retry_after: float) -> None:
         super().__init__(
-            f"queue {queue!r} is full: {length} jobs wait or run; try again in {retry_after:.1f} s, "
+            f"queue {queue!r} is full: {length} jobs wait, run or are not due yet; try again in {retry_after:.1f} s, "
             "start more workers, or raise max_queue_length"
         )
         self.queue = queue

@@ -1,22 +1,28 @@
 """Looking without touching: one job's record, and the queues."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from redis.asyncio import Redis
 
 from producer.link import Link
-from producer.wire.keys import GROUP, Keys
+from producer.wire.keys import GROUP, Keys, is_name
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
 
+_NOT_TAKEN = frozenset({"queued", "waiting"})
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A job's record: ``queued``, ``running``, ``waiting``, ``done``, ``failed`` or ``cancelled``. Times are UTC."""
+    """A job's record: ``queued``, ``running``, ``waiting``, ``done``, ``failed`` or ``cancelled``. Times are UTC.
+
+    ``due``: no worker takes it before then; only while it is queued or waiting, and was given a time.
+    """
 
     job_id: str
     status: str
@@ -28,6 +34,7 @@ class Status:
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    due: datetime | None = None
 
     @property
     def ended(self) -> bool:
@@ -40,7 +47,8 @@ class QueueInfo:
     """One queue at this moment.
 
     ``length`` counts the jobs that wait to be claimed and ``in_flight`` those that workers hold; ``oldest_age`` is
-    the seconds since the oldest of both was queued. ``workers`` counts those that are connected.
+    the seconds since the oldest of both was queued. ``workers`` counts those that are connected. ``delayed`` counts
+    the jobs that are not due yet, ``dead`` the dead letters, ``dropped`` those that fell over the bound of them.
     """
 
     name: str
@@ -48,6 +56,9 @@ class QueueInfo:
     in_flight: int
     oldest_age: float | None
     workers: int
+    delayed: int = 0
+    dead: int = 0
+    dropped: int = 0
 
 
 def status_of(job_id: str, record: Mapping[bytes, bytes]) -> Status:
@@ -56,17 +67,19 @@ def status_of(job_id: str, record: Mapping[bytes, bytes]) -> Status:
     def text(name: str) -> str | None:
         return record.get(name.encode(), b"").decode(errors="replace") or None
 
+    status = text("status") or "unknown"
     return Status(
         job_id=job_id,
-        status=text("status") or "unknown",
+        status=status,
         queue=text("queue") or "",
         provider=text("provider"),
         model=text("model"),
         worker=text("worker"),
         attempts=number_in(record, "number"),
-        created_at=_instant(number_in(record, "created_at")),
-        started_at=_instant(number_in(record, "started_at")),
-        finished_at=_instant(number_in(record, "finished_at")),
+        created_at=instant(number_in(record, "created_at")),
+        started_at=instant(number_in(record, "started_at")),
+        finished_at=instant(number_in(record, "finished_at")),
+        due=instant(number_in(record, "due")) if status in _NOT_TAKEN else None,
     )
 
 
@@ -76,11 +89,12 @@ def number_in(record: Mapping[bytes, bytes], name: str) -> int:
     return int(value) if value.isdigit() and len(value) < 20 else 0
 
 
-def _instant(ms: int) -> datetime | None:
+def instant(ms: int) -> datetime | None:
+    """Return ms since 1970 as a datetime; None for 0, and for what a datetime does not reach."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC) if ms else None
     except (ValueError, OverflowError, OSError):
-        return None  # written by something else: further off than a datetime reaches
+        return None  # written by something else
 
 
 async def read_record(link: Link, keys: Keys, job_id: str) -> tuple[dict[bytes, bytes], int]:
@@ -100,31 +114,54 @@ async def read_record(link: Link, keys: Keys, job_id: str) -> tuple[dict[bytes, 
     return await link.ask(ask)
 
 
-async def read_queues(redis: Redis, keys: Keys) -> list[QueueInfo]:
-    """Return every queue that has a jobs stream, by name."""
+async def server_ms(redis: Redis) -> int:
+    """Return the server's time in ms."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+async def queues_of(redis: Redis, key_of: Callable[[str], str]) -> set[str]:
+    """Return the queues that have the key which ``key_of(queue)`` names."""
+    before, after = key_of("*").split("*")  # no name holds what a pattern gives a meaning
     names = {
-        keys.queue_of(key.decode()) async for key in redis.scan_iter(match=keys.jobs_pattern(), count=1000)
+        key.decode()[len(before) : -len(after)]
+        async for key in redis.scan_iter(match=key_of("*"), count=1000)
     }
-    return [await _queue(redis, keys, name) for name in sorted(names)]
+    return {name for name in names if is_name(name)}
 
 
-async def _queue(redis: Redis, keys: Keys, name: str) -> QueueInfo:
+async def read_queues(redis: Redis, keys: Keys) -> list[QueueInfo]:
+    """Return every queue that has jobs, had some, or has dead letters, by name."""
+    with_jobs = await queues_of(redis, keys.jobs)
+    others = await queues_of(redis, keys.later) | await queues_of(redis, keys.dead)
+    return [await _queue(redis, keys, name, groups=name in with_jobs) for name in sorted(with_jobs | others)]
+
+
+async def _queue(redis: Redis, keys: Keys, name: str, *, groups: bool) -> QueueInfo:
+    """Return the queue's numbers; ``groups``: there is a jobs stream, which may be asked for its groups."""
     stream = keys.jobs(name)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.xlen(stream)
         pipe.xrange(stream, count=1)
         pipe.time()
-        pipe.xinfo_groups(stream)
+        pipe.zcard(keys.later(name))
+        pipe.xlen(keys.dead(name))
+        pipe.hget(keys.counts(name), "dead_dropped")
         # Whoever serves a queue listens to its control channel; a connection that breaks is gone from the count.
         pipe.execute_command("PUBSUB", "NUMSUB", keys.control(name))
-        length, oldest, now, groups, listeners = await pipe.execute()
-    in_flight = next((group["pending"] for group in groups if group["name"] == GROUP.encode()), 0)
+        if groups:
+            pipe.xinfo_groups(stream)
+        length, oldest, now, delayed, dead, dropped, listeners, *about = await pipe.execute()
+    in_flight = next((group["pending"] for group in chain(*about) if group["name"] == GROUP.encode()), 0)
     return QueueInfo(
         name=name,
         length=length - in_flight,
         in_flight=in_flight,
         oldest_age=_age(oldest, now),
         workers=int(listeners[-1][-1] if isinstance(listeners[-1], (list, tuple)) else listeners[-1]),
+        delayed=delayed,
+        dead=dead,
+        dropped=number_in({b"dead_dropped": dropped or b""}, "dead_dropped"),
     )
 
 

@@ -4,13 +4,16 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 from redis.asyncio import Redis
 
 from producer.errors import CorruptLog, JobNotFound, Unavailable
+from producer.expiry import expire_job
 from producer.link import Link
 from producer.listener import Listener, Seat
+from producer.status import number_in
 from producer.wire.codec import WireError
 from producer.wire.events import QUEUED_ID, Event, EventId, Frame, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
@@ -20,6 +23,10 @@ PAGE = 128
 
 _BEFORE_ALL = EventId(0, 0)
 _Entry = tuple[bytes, dict[bytes, bytes]]
+_Look = tuple[list[_Entry], list[_Entry], float | None]
+"""A page of the log, its tail, and the seconds until the deadline, by the server's clock."""
+
+_EXPIRY_JITTER = 0.05  # seconds over which a job's readers spread their looks when its deadline passes
 
 
 class Subscription:
@@ -27,6 +34,7 @@ class Subscription:
 
     The log is the truth and the channel the wake-up: whenever a frame does not follow what was seen, or frames
     may have been missed, the log is read from the cursor. It may be left at any time and leaves nothing behind.
+    A job that no worker has when its deadline passes is ended by whoever reads it, as `Failed`.
 
     Raises, while iterating:
         JobNotFound: no such job, or its retention is over (also if that happens under a waiting reader).
@@ -56,6 +64,7 @@ class Subscription:
         self._patience = patience
         self._seat: Seat | None = None
         self._behind = True
+        self._expires_at: float | None = None
         self._ended = False
         self._ready: deque[Event] = deque()
         self._cursor = None if after is None else str(after)
@@ -125,15 +134,31 @@ class Subscription:
         frames, tail = await self._read_page()
         self._behind = len(frames) == PAGE
         events = [event for frame in frames for event in frame.after(self._seen)]
-        if not events and tail.events[-1].terminal:
-            if tail.last <= self._seen:
-                self._end(tail.events[-1])
-            else:  # it was written between the two looks
-                self._behind = True
+        if not events:
+            await self._look_at_rest(tail)
         return events
 
+    async def _look_at_rest(self, tail: Frame) -> None:
+        """All of the log was read: is it over, or is its time?"""
+        if not tail.events[-1].terminal:
+            await self._expire()
+        elif tail.last <= self._seen:
+            self._end(tail.events[-1])
+        else:  # it was written between the two looks
+            self._behind = True
+
+    async def _expire(self) -> None:
+        """End the job if its deadline has passed. A worker that runs it does that itself."""
+        if self._expires_at is None or asyncio.get_running_loop().time() < self._expires_at:
+            return
+        self._expires_at = None  # until the log is read again
+        with suppress(Unavailable):  # also where this reader may not write: another one will, or a worker
+            self._behind = await expire_job(self._link, self._keys, self.job_id)
+
     async def _read_page(self) -> tuple[list[Frame], Frame]:
-        page, tail = await self._ask_patiently()
+        page, tail, deadline_in = await self._ask_patiently()
+        now = asyncio.get_running_loop().time()
+        self._expires_at = None if deadline_in is None else now + deadline_in
         if not tail:
             raise JobNotFound(self.job_id)
         try:
@@ -141,15 +166,19 @@ class Subscription:
         except WireError as error:
             raise CorruptLog(f"the log of job {self.job_id!r} cannot be read: {error}") from error
 
-    async def _ask_patiently(self) -> tuple[list[_Entry], list[_Entry]]:
-        log, start = self._keys.log(self.job_id), f"({self._seen}"
+    async def _ask_patiently(self) -> _Look:
+        log, record = self._keys.log(self.job_id), self._keys.record(self.job_id)
+        start = f"({self._seen}"
 
-        async def ask(redis: Redis) -> tuple[list[_Entry], list[_Entry]]:
+        async def ask(redis: Redis) -> _Look:
             async with redis.pipeline(transaction=False) as pipe:
                 pipe.xrange(log, min=start, count=PAGE)
                 pipe.xrevrange(log, count=1)
-                page, tail = await pipe.execute()
-            return page, tail
+                pipe.hget(record, "deadline")
+                pipe.time()
+                page, tail, deadline, (seconds, microseconds) = await pipe.execute()
+            deadline_ms = number_in({b"deadline": deadline or b""}, "deadline")
+            return page, tail, deadline_ms / 1000 - seconds - microseconds / 1e6 if deadline_ms else None
 
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience
@@ -164,7 +193,7 @@ class Subscription:
 
     async def _follow(self) -> Sequence[Event]:
         assert self._seat is not None, "replay comes first"
-        frames = await self._seat.take(self._idle_check * random.uniform(0.8, 1.2))
+        frames = await self._seat.take(self._patience_with_silence())
         if frames is None:
             self._behind = True
             return ()
@@ -181,6 +210,13 @@ class Subscription:
             if events[-1].terminal:
                 break
         return events
+
+    def _patience_with_silence(self) -> float:
+        idle = self._idle_check * random.uniform(0.8, 1.2)
+        if self._expires_at is None:
+            return idle
+        until_deadline = max(0.0, self._expires_at - asyncio.get_running_loop().time())
+        return min(idle, until_deadline + random.uniform(0, _EXPIRY_JITTER))
 
 
 def _follows(frame: Frame, seen: EventId) -> bool:

@@ -84,12 +84,25 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize(
     "module",
-    ["producer", "producer.client", "producer.wire.job", "producer.wire.events", "producer.connection"],
+    [
+        "producer",
+        "producer.blocking",
+        "producer.client",
+        "producer.wire.job",
+        "producer.wire.events",
+        "producer.connection",
+    ],
 )
 def test_import_producer_pulls_in_nothing_of_the_extras(module: str) -> None:
     loaded = loaded_by(module)
     assert loaded & FORBIDDEN == set()
     assert {"redis", "msgpack"} & loaded or module.startswith("producer.wire")
+
+
+def test_import_producer_leaves_the_blocking_twin_to_who_asks_for_it() -> None:
+    names = json.loads(python("import json, sys, producer; print(json.dumps(list(sys.modules)))"))
+    assert "producer.client" in names
+    assert {"producer.blocking", "producer.loop_thread"} & {*names} == set()
 
 
 def test_the_base_install_names_the_client_alone() -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -132,6 +134,28 @@ def test_the_system_message_comes_first_and_options_are_json_where_they_can_be(
     assert job["options"] == {"a": 1, "b": "x=y", "c": {"d": None}}
 
 
+@pytest.mark.parametrize("when", [["--delay", "3600"], ["--at", "2099-01-31T08:00:00+01:00"]])
+def test_a_delayed_job_says_until_when(shell: dict[str, str], redis: Redis, when: list[str]) -> None:
+    queue = f"q{uuid4().hex[:8]}"
+    sent = run([*PRODUCER, "send", "hello", "--no-follow", "--queue", queue, *when], **shell)
+    fields = json.loads(run([*PRODUCER, "status", sent.lines[0], "--json"], **shell).out)
+    ((_, score),) = redis.zrange(Keys(shell["CHAT_PREFIX"]).later(queue), 0, -1, withscores=True)
+    assert fields["status"] == "queued"
+    assert abs(datetime.fromisoformat(fields["due"]).timestamp() * 1000 - score) < 1000
+
+
+@pytest.mark.parametrize("as_option", [True, False])
+def test_a_full_queue_is_1_and_says_when_to_try_again(shell: dict[str, str], *, as_option: bool) -> None:
+    queue = ["--no-follow", "--queue", f"q{uuid4().hex[:8]}"]
+    bound, variables = (
+        (["--max-queue-length", "1"], {}) if as_option else ([], {"CHAT_MAX_QUEUE_LENGTH": "1"})
+    )
+    first = run([*PRODUCER, "send", "hello", *queue, *bound], **shell, **variables)
+    second = run([*PRODUCER, "send", "hello", *queue, *bound], **shell, **variables)
+    assert (first.status, second.status, second.out) == (0, 1, "")
+    assert re.search(r"is full: 1 jobs .* try again in \d+\.\d s", one_line(second.err))
+
+
 def test_options_come_from_the_environment_too(shell: dict[str, str]) -> None:
     done = run(
         [*PRODUCER, "send", "hello", "--json"],
@@ -226,9 +250,10 @@ def test_queues_are_listed(shell: dict[str, str]) -> None:
         run([*PRODUCER, "send", text, "--queue", "busy", "--no-follow"], **own)
     (queue,) = map(json.loads, run([*PRODUCER, "queues", "--json"], **own).lines)
     assert queue.pop("oldest_age") >= 0
-    assert queue == {"name": "busy", "length": 2, "in_flight": 0, "workers": 0}
+    numbers = {"length": 2, "in_flight": 0, "workers": 0, "delayed": 0, "dead": 0, "dropped": 0}
+    assert queue == {"name": "busy", **numbers}
     header, row = run([*PRODUCER, "queues"], **own).lines
-    assert header.split() == ["QUEUE", "LENGTH", "IN", "FLIGHT", "OLDEST", "WORKERS"]
+    assert header.split() == ["QUEUE", "LENGTH", "IN", "FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD"]
     assert row.split()[:3] == ["busy", "2", "0"]
     served = {q["name"]: q for q in map(json.loads, run([*PRODUCER, "queues", "--json"], **shell).lines)}
     assert served["other"]["workers"] == 1
@@ -250,7 +275,31 @@ def test_a_failed_job_is_1(shell: dict[str, str]) -> None:
     assert "unknown_provider" in one_line(done.err)
 
 
-@pytest.mark.parametrize("command", [["watch", "x"], ["status", "x"], ["cancel", "x"]])
+def test_cancel_waits_for_the_end_if_it_is_told_to(shell: dict[str, str]) -> None:
+    with running([*PRODUCER, "send", "ab", *SLOW, "--id", "to-wait-for"], **shell) as reader:
+        reader.says("a", on="out")
+        assert run([*PRODUCER, "cancel", "to-wait-for", "--wait"], **shell) == Ended(0, "cancelled\n", "")
+        assert reader.ends().status == 1
+    again = run([*PRODUCER, "cancel", "to-wait-for", "--wait", "--json"], **shell)
+    assert json.loads(again.out) == {"id": "to-wait-for", "outcome": "already finished"}
+
+
+def test_cancel_of_a_job_that_does_not_end_in_time_is_1(shell: dict[str, str], redis: Redis) -> None:
+    job = run([*PRODUCER, "send", "x", "--queue", "unserved", "--no-follow"], **shell).out.strip()
+    redis.hset(Keys(shell["CHAT_PREFIX"]).record(job), mapping={"status": "running", "attempt": 5})
+    done = run([*PRODUCER, "cancel", job, "--wait", "--timeout", "0.1"], **shell)
+    assert (done.status, done.out) == (1, "requested\n")
+    assert "its cancel stands" in one_line(done.err)
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+def test_cancel_of_an_unknown_job_says_so_and_is_1(shell: dict[str, str], wait: list[str]) -> None:
+    assert run([*PRODUCER, "cancel", "x", *wait], **shell) == Ended(1, "not found\n", "")
+    done = run([*PRODUCER, "cancel", "x", "--json", *wait], **shell)
+    assert (done.status, json.loads(done.out)) == (1, {"id": "x", "outcome": "not found"})
+
+
+@pytest.mark.parametrize("command", [["watch", "x"], ["status", "x"]])
 def test_an_unknown_job_is_1(shell: dict[str, str], command: list[str]) -> None:
     done = run([*PRODUCER, *command], **shell)
     assert (done.status, done.out) == (1, "")
@@ -263,6 +312,8 @@ def test_an_unknown_job_is_1(shell: dict[str, str], command: list[str]) -> None:
         (["send", "hello", "--queue", "a b"], "queue"),
         (["send", "hello", "--id", "{}"], "id"),
         (["send", "hello", "--provider", "a b"], "provider"),
+        (["send", "hello", "--delay", "-1"], "delay"),
+        (["send", "hello", "--delay", "1", "--at", "2099-01-01T00:00:00Z"], "at"),
         (["watch", "x", "--after", "yesterday"], "yesterday"),
         (["status", "x", "--redis", "http://localhost"], "redis://"),
         (["status", "x", "--redis", "redis://localhost:99999"], "99999"),
@@ -276,7 +327,16 @@ def test_a_value_that_cannot_be_used_is_2(shell: dict[str, str], arguments: list
 
 
 @pytest.mark.parametrize(
-    "arguments", [["send"], ["send", "x", "--option", "novalue"], ["sned", "x"], ["send", "x", "--colour"]]
+    "arguments",
+    [
+        ["send"],
+        ["send", "x", "--option", "novalue"],
+        ["send", "x", "--at", "tomorrow"],
+        ["send", "x", "--at", "2099-01-01T00:00:00"],
+        ["send", "x", "--max-queue-length", "0"],
+        ["sned", "x"],
+        ["send", "x", "--colour"],
+    ],
 )
 def test_wrong_usage_is_2(shell: dict[str, str], arguments: list[str]) -> None:
     done = run([*PRODUCER, *arguments], **shell)
@@ -293,7 +353,8 @@ def test_input_that_is_not_text_is_2(shell: dict[str, str]) -> None:
 def test_without_redis_every_command_is_3() -> None:
     """All at once, because each tries for its five seconds."""
     url = f"redis://me:hunter2@127.0.0.1:{free_port()}"
-    commands = (["send", "x"], ["watch", "x"], ["status", "x"], ["cancel", "x"], ["queues"])
+    dead = (["dead", "list"], ["dead", "show", "x"], ["dead", "retry", "x"], ["dead", "drop", "--all"])
+    commands = (["send", "x"], ["watch", "x"], ["status", "x"], ["cancel", "x"], ["queues"], *dead)
     with ExitStack() as stack:
         readers = [
             stack.enter_context(running([*PRODUCER, *command, "--redis", url])) for command in commands
@@ -354,8 +415,10 @@ def test_a_pipe_that_is_closed_from_the_start_leaves_no_traceback(
     assert into_closed_pipe([*command, job], shell) == ""
 
 
-@pytest.mark.parametrize("command", [["queues"], ["queues", "--json"]])
-def test_queues_into_a_closed_pipe_leaves_no_traceback(shell: dict[str, str], command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [["queues"], ["queues", "--json"], ["dead", "list"], ["dead", "retry", "--all"]]
+)
+def test_lists_into_a_closed_pipe_leaves_no_traceback(shell: dict[str, str], command: list[str]) -> None:
     assert into_closed_pipe(command, shell) == ""
 
 

@@ -38,16 +38,18 @@ async def test_the_python_examples_print_the_answer(
     valkey: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with worker(valkey.url, "chat"):
-        first, second, _ = blocks("python")
+        first, second, blocking, _ = blocks("python")
         await run(first, valkey.url)
         assert capsys.readouterr().out == "Say hello."
         await run(second, valkey.url)
         assert capsys.readouterr().out == "Say hello.Say hello. stop 1\n"
+        await run(blocking, valkey.url)
+        assert capsys.readouterr().out == "Say hello.done\n"
 
 
 async def test_the_class_of_one_s_own_answers(producer: Producer, start_worker: StartWorker) -> None:
     namespace: dict[str, Any] = {}
-    exec(blocks("python")[2], namespace)
+    exec(blocks("python")[-1], namespace)
     mine = Provider("mine", "mine", namespace["Mine"], "", namespace["Mine"].working, ("mine-1",))
     await start_worker(Registry([mine]))
     job = await producer.enqueue("hi", model="mine-1")
@@ -66,6 +68,6 @@ def test_the_toml_example_is_understood(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_commands_that_are_shown_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.removeprefix("$ ").partition("  #")[0] for line in "".join(blocks("console")).splitlines()]
     ours = [line for line in lines if line.startswith(("chat-worker", "chat-producer"))]
-    assert len(ours) == 4
+    assert len(ours) == 8
     for line in ours:
         parse(shlex.split(line), {}, monkeypatch)

@@ -1,44 +1,39 @@
-"""Hear a cancel, stop the task."""
+"""Stop running tasks: because of a cancel, a lost lease, a deadline, or because this worker stops."""
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Iterator
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
-from producer.connection import bounded
-from producer.wire.codec import WireError, unpack_map
 from producer.wire.keys import Keys
-from worker.outcome import CancelAsked, Released
-from worker.settings import Settings
+from worker.event_log import Attempt
+from worker.holdings import Entry
+from worker.outcome import CancelAsked, Failure, Lost, Released
 
-logger = structlog.get_logger("chatrelay.cancellations")
-
-_MAX_MESSAGE_BYTES = 64 * 1024
 _MAX_EARLY = 1000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 _CANCEL_AGAIN = 0.3  # seconds that a provider has to close its call
 _CLOSE_TIMEOUT = 0.8  # seconds: a cancelled job is to be terminal within one
 
+Reason = CancelAsked | Released | Lost | Failure
+
 _Which = tuple[str, int]
 """A job's id and attempt."""
+
+_Place = tuple[str, str]
+"""An entry's queue and id."""
 
 
 class Stop:
     """A running task's way to be stopped, and the reason it was."""
 
     def __init__(self, task: "asyncio.Task[Any]") -> None:
-        self.reason: CancelAsked | Released | None = None
+        self.reason: Reason | None = None
         self._task = task
         self._asked = asyncio.Event()
 
-    def now(self, reason: CancelAsked | Released) -> None:
+    def now(self, reason: Reason) -> None:
         """Stop the task; the first reason counts."""
         if self.reason is None and not self._task.done():
             self.reason = reason
@@ -64,30 +59,26 @@ class Stop:
 
 
 class Cancellations:
-    """The running jobs, and the control channels on which their cancels are heard.
+    """The running tasks, and all that can stop them.
 
-    The message is a hint that may be lost; the mark in Redis is what counts. It is looked at when a job is
-    claimed and when it ends, and for all running jobs whenever the connection was made anew and every few seconds.
-    A message names the attempt that it is meant for: one that comes before its job runs here is kept for it, and
-    none hits a later life.
+    A cancel's message is a hint that may be lost; the mark in Redis is what counts. It is looked at when a job is
+    claimed and when it ends, at each renewal, and whenever the control channel was lost. A message names the attempt
+    that it is meant for: one that comes before its job runs here is kept for it, and none hits a later life.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, settings: Settings) -> None:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._timeout = settings.timeout
-        self._check_interval = settings.check
-        self._channels = [keys.control(queue) for queue in settings.queues]
         self._running: dict[_Which, Stop] = {}
+        self._places: dict[_Place, Stop] = {}
         self._early: dict[_Which, str] = {}
         self._releasing = False
-        self._pause = _FIRST_PAUSE
 
     @contextlib.contextmanager
-    def watch(self, job_id: str, attempt: int, task: "asyncio.Task[Any]") -> Iterator[Stop]:
-        """While inside, a cancel of the job stops ``task``, and so does `release_all`."""
-        which = (job_id, attempt)
-        stop = self._running[which] = Stop(task)
+    def watch(self, entry: Entry, attempt: Attempt, task: "asyncio.Task[Any]") -> Iterator[Stop]:
+        """While inside, ``task`` is stopped by a cancel of the job, by `lose`, and by `release_all`."""
+        which, place = (attempt.job_id, attempt.id), (entry.queue, entry.id)
+        stop = self._running[which] = self._places[place] = Stop(task)
         if which in self._early:
             stop.now(CancelAsked(self._early.pop(which)))
         if self._releasing:
@@ -96,6 +87,21 @@ class Cancellations:
             yield stop
         finally:
             del self._running[which]
+            del self._places[place]
+
+    def cancel(self, job_id: str, attempt: int, reason: str) -> None:
+        """Stop the attempt, which may be about to run here, or be meant for another worker."""
+        if stop := self._running.get((job_id, attempt)):
+            stop.now(CancelAsked(reason))
+            return
+        self._early[job_id, attempt] = reason
+        if len(self._early) > _MAX_EARLY:
+            del self._early[next(iter(self._early))]
+
+    def lose(self, entry: Entry) -> None:
+        """Stop the task of an entry that another worker has reclaimed."""
+        if stop := self._places.get((entry.queue, entry.id)):
+            stop.now(Lost())
 
     def release_all(self) -> None:
         """Stop every task that runs or comes from now on, for another worker to take over."""
@@ -115,60 +121,3 @@ class Cancellations:
         for stop, mark in zip(running.values(), marks, strict=True):
             if isinstance(mark, bytes):
                 stop.now(CancelAsked(mark.decode(errors="replace")))
-
-    async def run(self) -> None:
-        """Listen until cancelled, through every outage."""
-        while True:
-            try:
-                async with self._redis.pubsub() as channel:
-                    async with bounded(self._timeout):
-                        await channel.subscribe(*self._channels)
-                    await self._listen(channel)
-            except (RedisError, OSError) as error:
-                logger.warning("control channel lost, connecting again", error=str(error))
-            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-
-    async def _listen(self, channel: PubSub) -> None:
-        loop = asyncio.get_running_loop()
-        unanswered, next_check = 0, loop.time() + self._check_interval
-        while True:
-            message = await channel.get_message(timeout=max(0.0, next_check - loop.time()))
-            if message is not None:
-                unanswered = 0
-                if message["type"] == "subscribe":
-                    # From here on hints are heard, and until here some were not.
-                    next_check, self._pause = loop.time(), _FIRST_PAUSE
-                self._hear(message)
-            if loop.time() >= next_check:
-                if unanswered > 1:
-                    raise RedisConnectionError(f"no answer to {unanswered} pings")
-                async with bounded(self._timeout):
-                    await channel.ping()
-                unanswered += 1
-                await self._check_in_time()
-                next_check = loop.time() + self._check_interval
-
-    async def _check_in_time(self) -> None:
-        async with bounded(self._timeout):
-            await self.check()
-
-    def _hear(self, message: dict[str, Any]) -> None:
-        if message["type"] != "message":
-            return
-        try:
-            hint = unpack_map(message["data"], max_bytes=_MAX_MESSAGE_BYTES)
-        except WireError as error:
-            logger.warning("the control channel carried something unreadable", error=str(error))
-            return
-        match hint:
-            case {"type": "cancel", "id": str(job_id), "attempt": int(attempt), "reason": str(reason)}:
-                self._cancel((job_id, attempt), reason)
-
-    def _cancel(self, which: _Which, reason: str) -> None:
-        if stop := self._running.get(which):
-            stop.now(CancelAsked(reason))
-            return
-        self._early[which] = reason
-        if len(self._early) > _MAX_EARLY:  # most are meant for other workers
-            del self._early[next(iter(self._early))]

@@ -1,7 +1,9 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
+import time
 from collections import deque
+from dataclasses import dataclass
 
 from producer.connection import Call
 from producer.wire.codec import WireError
@@ -15,6 +17,9 @@ MAX_MERGED_BYTES = 64 * 1024
 
 MAX_WAITING_BYTES = 1024 * 1024
 """What one attempt may have waiting to be written before its provider is read no further."""
+
+MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
+"""What all attempts of a worker may have waiting together, before no provider is read any further."""
 
 
 class LeaseLost(Exception):
@@ -31,15 +36,24 @@ class Attempt:
         self.job_id = job_id
         self.id = id_
         self.number = number
+        self.keeps = 0
+        """Characters of earlier attempts' text that stand."""
+        self.has_output = False
+        """Whether readers have been given anything of this attempt's answer."""
         self.lost = False
         self.refusal: BaseException | None = None
         self.sealed = False
+        self._claimed_at = time.monotonic()
         self._next_seq = 0
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._taken_seq = -1
         self._written = asyncio.Event()
         self._written.set()
+
+    def now_ms(self) -> int:
+        """Return the time by Redis' clock, which is what an attempt's id was when it was claimed."""
+        return self.id + round((time.monotonic() - self._claimed_at) * 1000)
 
     def next_id(self) -> str:
         """Return the id of the event that comes next."""
@@ -52,9 +66,9 @@ class Attempt:
         self._next_seq -= 1
 
     @property
-    def is_full(self) -> bool:
-        """Whether so much waits to be written that no more should be read."""
-        return self._waiting_bytes > MAX_WAITING_BYTES
+    def waiting_bytes(self) -> int:
+        """How much waits to be written, without the frame that is on its way."""
+        return self._waiting_bytes
 
     @property
     def is_writing(self) -> bool:
@@ -103,15 +117,37 @@ class Attempt:
         await self._written.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """What `finish` writes: the last event and the job's new status; its keys live ``ttl_ms`` from then on.
+
+    ``counts``: whether the attempt counts against the job's ``max_attempts``. ``due_ms``: when a waiting job goes
+    on. ``errors``, ``dead``: packed, for the job's record; empty leaves what stands there.
+    """
+
+    event: Event
+    status: str
+    ttl_ms: int
+    counts: bool = True
+    due_ms: int | None = None
+    errors: bytes = b""
+    dead: bytes = b""
+
+
 class EventLog:
     """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end."""
 
     def __init__(self, writer: Writer, keys: Keys) -> None:
         self._writer = writer
         self._keys = keys
+        self._unwritten_bytes = 0
+
+    def is_full(self, attempt: Attempt) -> bool:
+        """Whether so much waits to be written, of this attempt or of all, that no more should be read."""
+        return attempt.waiting_bytes > MAX_WAITING_BYTES or self._unwritten_bytes > MAX_ALL_WAITING_BYTES
 
     def append(self, attempt: Attempt, event: Event) -> None:
-        """Write ``event`` with the next round trip. While ``attempt.is_full``, `flush` before going on.
+        """Write ``event`` with the next round trip. While `is_full`, `flush` before going on.
 
         Raises:
             LeaseLost: the job has another owner.
@@ -127,6 +163,7 @@ class EventLog:
             attempt.take_back_id()
             raise
         attempt.put(data)
+        self._unwritten_bytes += len(data)
         if not attempt.is_writing:
             self._write_next(attempt)
 
@@ -140,10 +177,8 @@ class EventLog:
         await attempt.written()
         attempt.check()
 
-    async def finish(
-        self, attempt: Attempt, event: Event, status: str, ttl_ms: int, *, counts: bool = True
-    ) -> str | None:
-        """Write the attempt's last event and the job's new ``status``; its keys live ``ttl_ms`` from then on.
+    async def finish(self, attempt: Attempt, end: End) -> str | None:
+        """Write the attempt's last event, and what is known of the job from then on.
 
         Returns None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was written,
         and the attempt has to finish as cancelled, with an event of the same id.
@@ -153,14 +188,16 @@ class EventLog:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; finish with another one of the same id.
         """
-        frame = encode(event)
+        frame = encode(end.event)
         attempt.seal()
         await self.flush(attempt)
         keys = self._keys
         names = [keys.log(attempt.job_id), keys.record(attempt.job_id)]
         names += [keys.cancel(attempt.job_id), keys.events(attempt.job_id)]
-        arguments = (attempt.id, event.id, frame, status, ttl_ms, 0 if counts else 1)
-        match await self._writer.submit(scripts.FINISH.on(names, *arguments)):
+        what = (end.status, end.ttl_ms, 0 if end.counts else 1)
+        due = "" if end.due_ms is None else end.due_ms
+        call = scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
+        match await self._writer.submit(call):
             case b"written" | b"repeated":
                 return None
             case [b"cancel", reason]:
@@ -169,15 +206,18 @@ class EventLog:
         raise LeaseLost(attempt.job_id)
 
     def _write_next(self, attempt: Attempt) -> None:
-        frame = attempt.take_frame()
-        if frame is not None:
-            written = self._writer.submit(self._append_call(attempt.job_id, *frame))
-            written.add_done_callback(lambda future: self._after_write(attempt, future))
+        taken = attempt.take_frame()
+        if taken is not None:
+            last_id, frame = taken
+            written = self._writer.submit(self._append_call(attempt.job_id, last_id, frame))
+            written.add_done_callback(lambda future: self._after_write(attempt, len(frame), future))
 
-    def _after_write(self, attempt: Attempt, written: "asyncio.Future[bytes]") -> None:
+    def _after_write(self, attempt: Attempt, size: int, written: "asyncio.Future[bytes]") -> None:
+        self._unwritten_bytes -= size
         refusal = None if written.cancelled() else written.exception()
         attempt.refusal = refusal
         if written.cancelled() or refusal or written.result() not in (b"written", b"repeated"):
+            self._unwritten_bytes -= attempt.waiting_bytes
             attempt.lose()
         else:
             self._write_next(attempt)

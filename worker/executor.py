@@ -2,36 +2,63 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-import aiohttp
 import structlog
 from redis.exceptions import RedisError
 
 from producer.wire.codec import WireError
-from producer.wire.events import Started
+from producer.wire.dead import AttemptError, DeadLetter, pack_errors
 from producer.wire.job import Job
 from producer.wire.lifetimes import UNFINISHED_MS
-from worker.cancellations import Cancellations
-from worker.event_log import Attempt, EventLog, LeaseLost
+from worker.asking import Asker, Question
+from worker.event_log import Attempt, End, EventLog, LeaseLost
+from worker.holdings import Entry
 from worker.outcome import (
+    Answered,
     CancelAsked,
     Failure,
+    Follow,
     Lost,
-    NothingToDo,
     Outcome,
-    Released,
+    PutOff,
+    TooEarly,
+    Unburied,
     Undecodable,
     Verb,
     ending_of,
     event_of,
+    fit,
 )
-from worker.providers.errors import ProviderError
+from worker.parking import Parking
 from worker.providers.registry import NoProvider, Provider, Registry
-from worker.queue import Entry, Queue
-from worker.relay import relay
+from worker.queue import Claim, Claimed, Queue
+from worker.retry import Backoff, Situation, decide, most_hopeful, too_late
 from worker.settings import Settings
+from worker.standing import Standing, StandingReader
 
 logger = structlog.get_logger("chatrelay.executor")
+
+_MAX_KEPT_CHARS = 500  # of an error's message, in the job's history
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of a job while it runs here: its present attempt, and how it went so far."""
+
+    entry: Entry
+    job: Job
+    attempt: Attempt
+    errors: tuple[AttemptError, ...] = ()
+    standing: Standing = field(default_factory=Standing)
+    finished: bool = False
+
+    def note(self, failure: Failure, provider: str) -> None:
+        """Add to the job's history."""
+        message = fit(failure.message, _MAX_KEPT_CHARS)
+        what = (self.attempt.now_ms(), self.attempt.number, provider, failure.code, message)
+        self.errors = (*self.errors, AttemptError(*what))
 
 
 class Executor:
@@ -41,18 +68,20 @@ class Executor:
         self,
         queue: Queue,
         log: EventLog,
-        cancellations: Cancellations,
+        asker: Asker,
+        parking: Parking,
+        standing: StandingReader,
         registry: Registry,
-        http: aiohttp.ClientSession,
         settings: Settings,
     ) -> None:
         self._queue = queue
         self._log = log
-        self._cancellations = cancellations
+        self._asker = asker
+        self._parking = parking
+        self._standing = standing
         self._registry = registry
-        self._http = http
         self._settings = settings
-        self._unstoppable: set[asyncio.Task[Outcome]] = set()
+        self._backoff = Backoff(settings.backoff, settings.longest_backoff)
 
     async def execute(self, entry: Entry) -> Outcome:
         """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
@@ -66,161 +95,233 @@ class Executor:
             return await self._give_up(entry, error)
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
-        provider = self._provider_for(job)
-        names = _names(provider, job)
-        claimed = await self._queue.claim(entry, job.id, created_at=job.created_at, **names)
-        if claimed is None:
-            return await self._conclude(entry, None, NothingToDo())
+        providers = self._providers_for(job)
+        names = [] if isinstance(providers, Failure) else [provider.name for provider in providers]
+        claim = self._claim_of(job, None if isinstance(providers, Failure) else providers[0])
+        # Both in one round trip.
+        claimed, parked = await asyncio.gather(self._queue.claim(entry, claim), self._parking.look(names))
+        if not isinstance(claimed, Claimed):
+            return await self._conclude(entry, claimed)
+        run = _Run(entry, job, claimed.attempt, claimed.errors)
         outcome: Outcome
         if claimed.cancel_reason is not None:
             outcome = CancelAsked(claimed.cancel_reason)
-        elif isinstance(provider, Failure):
-            outcome = provider
+        elif isinstance(providers, Failure):
+            outcome = providers
+        elif (why := await self._why_not(run, claimed)) is not None:
+            outcome = why
         else:
-            outcome = await self._ask(provider, job, claimed.attempt)
-        return await self._conclude(entry, claimed.attempt, outcome)
+            outcome = await self._try_along(run, providers, parked)
+        return await self._conclude(entry, outcome, run)
+
+    # -- before a provider is asked ------------------------------------------------------------------------
 
     async def _refuse(self, entry: Entry, reason: str) -> Outcome:
         """Bury what is no job; where it names one that somebody may be waiting for, that job fails."""
         job_id = Job.id_in(entry.body)
-        claimed = await self._queue.claim(entry, job_id, created_at=_now_ms()) if job_id else None
-        return await self._conclude(entry, claimed.attempt if claimed else None, Undecodable(reason))
+        outcome = Undecodable(reason)
+        if job_id is None:
+            return await self._conclude(entry, outcome)
+        claimed = await self._queue.claim(entry, Claim(job_id, created_at=_now_ms()))
+        if not isinstance(claimed, Claimed):
+            return await self._conclude(entry, claimed if isinstance(claimed, Lost) else outcome)
+        no_job = Job.model_construct(id=job_id)
+        return await self._conclude(entry, outcome, _Run(entry, no_job, claimed.attempt))
 
     async def _give_up(self, entry: Entry, error: RedisError) -> Outcome:
         """Bury what Redis refuses to work on, such as a job under whose key something else stands."""
         logger.error("redis refused", queue=entry.queue, entry=entry.id, error=str(error))
         try:
-            await self._queue.bury(entry, f"redis refused: {error}")
+            job_id = Job.id_in(entry.body) or ""
+            letter = DeadLetter(entry.body, job_id, "redis_refused", fit(f"redis refused: {error}"))
+            await self._queue.bury(entry, letter)
         except RedisError as again:
             # Then nothing can be done here: the entry stays claimed, and nothing is lost.
             logger.error("redis refused to bury", queue=entry.queue, entry=entry.id, error=str(again))
+            self._queue.forget(entry)
         return Lost()
 
-    def _provider_for(self, job: Job) -> Provider | Failure:
-        if job.deadline is not None and job.deadline <= _now_ms():
-            return Failure("deadline_exceeded", "the deadline had passed before a provider was asked")
+    def _providers_for(self, job: Job) -> Sequence[Provider] | Failure:
         try:
-            return self._registry.match(job)
+            return self._registry.candidates(job)
         except NoProvider as error:
             return Failure(error.code, error.message)
         except Exception:  # a class that is not ours may have anything for its attributes
             logger.exception("no provider could be looked for", job=job.id)
             return Failure("internal_error", "no provider could be looked for; see the worker's log")
 
-    async def _ask(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
-        answering = asyncio.create_task(
-            self._answer(provider, job, attempt), name=f"chatrelay-answer-{job.id}"
+    def _claim_of(self, job: Job, provider: Provider | None) -> Claim:
+        asked = ("", "") if provider is None else (provider.name, provider.model_for(job))
+        return Claim(job.id, job.created_at, job.turn, *asked)
+
+    async def _why_not(self, run: _Run, claimed: Claimed) -> Failure | None:
+        """Return why no provider is to be asked (any more)."""
+        job, attempt = run.job, run.attempt
+        if job.deadline is not None and job.deadline <= attempt.now_ms():
+            return too_late("no provider was asked in time", job.deadline)
+        if attempt.number > job.max_attempts:
+            last = f"; the last error was: {run.errors[-1].message}" if run.errors else ""
+            text = (
+                f"{job.max_attempts} attempts ended with the worker that made them, or were lost by it{last}"
+            )
+            return Failure("attempts_exhausted", text, Follow.BURY)
+        if not claimed.is_first and job.on_retry != "restart":
+            run.standing = await self._standing.read(job.id)
+        if job.on_retry == "fail" and not run.standing.is_empty:
+            text = "the attempt before ended after a part of its answer was out, and on_retry is fail"
+            return Failure("interrupted", text, Follow.BURY)
+        return None
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    async def _try_along(self, run: _Run, providers: Sequence[Provider], parked: dict[str, int]) -> Outcome:
+        """Ask one provider after the other until one answers, or has given a part of its answer to readers.
+
+        The whole way along the list counts as one attempt.
+        """
+        failures: list[Failure] = []
+        for provider in providers:
+            if provider.name in parked:
+                continue
+            if failures and (stopped := await self._begin_again(run, provider)) is not None:
+                return stopped
+            if not failures and provider is not providers[0]:
+                await self._queue.choose(run.attempt, provider.name, provider.model_for(run.job))
+            standing = run.standing.text if run.standing.can_be_continued else ""
+            outcome = await self._asker.ask(Question(run.entry, run.job, run.attempt, provider, standing))
+            if not isinstance(outcome, Failure):
+                self._parking.works(provider.name)
+                return outcome
+            failures.append(outcome)
+            run.note(outcome, provider.name)
+            if outcome.follow is Follow.WAIT:
+                parked[provider.name] = await self._parking.park(provider.name, outcome.retry_after)
+            if run.attempt.has_output or outcome.code == "deadline_exceeded":
+                break
+        return self._after(run, failures, parked)
+
+    async def _begin_again(self, run: _Run, provider: Provider) -> Outcome | None:
+        """End the attempt, uncounted, and begin the next one in its place; or return why not."""
+        ended = await self._finish(run, PutOff(run.attempt.now_ms(), "retry", counts=False))
+        if not isinstance(ended, PutOff):
+            return ended
+        claim = replace(self._claim_of(run.job, provider), after=run.attempt.id)
+        claimed = await self._queue.claim(run.entry, claim)
+        if not isinstance(claimed, Claimed):
+            return claimed
+        run.attempt, run.finished = claimed.attempt, False
+        return None if claimed.cancel_reason is None else CancelAsked(claimed.cancel_reason)
+
+    def _after(self, run: _Run, failures: Sequence[Failure], parked: dict[str, int]) -> Outcome:
+        job, attempt = run.job, run.attempt
+        situation = Situation(
+            number=attempt.number,
+            max_attempts=job.max_attempts,
+            has_output=attempt.has_output or not run.standing.is_empty,
+            on_retry=job.on_retry,
+            deadline=job.deadline,
+            wait_no_longer_than=job.created_at + int(self._settings.max_wait * 1000),
+            now=attempt.now_ms(),
         )
-        try:
-            with self._cancellations.watch(job.id, attempt.id, answering) as stop:
-                ended = await stop.wait()
-        finally:
-            answering.cancel()  # for the case that this task itself was cancelled
-        if not ended:
-            logger.error("a provider would not be stopped", job=job.id, provider=provider.name)
-            return self._left_open(answering, stop.reason)
-        if answering.cancelled():
-            return stop.reason or Failure("provider_crashed", f"provider {provider.name!r} cancelled itself")
-        outcome = answering.result()
-        # A provider may turn the cancel by which it was stopped into a failure.
-        return stop.reason if stop.reason is not None and isinstance(outcome, Failure) else outcome
+        if not failures:
+            text = f"every provider asked to be left alone: {', '.join(sorted(parked))}"
+            return decide(Failure("rate_limited", text, Follow.WAIT), situation, min(parked.values()))
+        failure = most_hopeful(failures)
+        if failure.follow is Follow.WAIT:
+            return decide(failure, situation, min(parked.values()))
+        pause_ms = round(self._backoff.pause(attempt.number) * 1000)
+        return decide(failure, situation, situation.now + pause_ms)
 
-    def _left_open(
-        self, answering: "asyncio.Task[Outcome]", reason: CancelAsked | Released | None
-    ) -> Outcome:
-        self._unstoppable.add(answering)
-        answering.add_done_callback(self._unstoppable.discard)
-        return (
-            CancelAsked(reason.reason, upstream_closed=False)
-            if isinstance(reason, CancelAsked)
-            else Released()
-        )
+    # -- afterwards ----------------------------------------------------------------------------------------
 
-    async def _answer(self, provider: Provider, job: Job, attempt: Attempt) -> Outcome:
-        try:
-            model = provider.model_for(job) or None
-            started = Started(
-                attempt.next_id(), attempt.number, provider.name, self._settings.name, model, keeps=0
-            )
-            self._log.append(attempt, started)
-            parts = provider.ask(job, self._http)
-            return await relay(parts, attempt, self._log, provider.timeouts_for(job))
-        except LeaseLost:
-            return Lost()
-        except ProviderError as error:
-            return Failure(error.code, error.message)
-        except (Exception, GeneratorExit, BaseExceptionGroup) as error:
-            # A class that is not ours may raise anything.
-            if error is attempt.refusal:
-                raise  # it is Redis that refused our writes, not the provider that failed
-            # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.
-            logger.exception(
-                "a provider raised what is not a ProviderError", job=job.id, provider=provider.name
-            )
-            kind = type(error).__name__
-            return Failure(
-                "provider_crashed", f"provider {provider.name!r} raised {kind}; see the worker's log"
-            )
-
-    async def _conclude(self, entry: Entry, attempt: Attempt | None, outcome: Outcome) -> Outcome:
-        if attempt is not None and ending_of(outcome).status is not None:
-            outcome = await self._finish(attempt, outcome)
-        ending = ending_of(outcome)
-        await self._do(ending.verb, entry, outcome)
-        self._tell(entry, attempt, outcome)
+    async def _conclude(self, entry: Entry, outcome: Outcome, run: _Run | None = None) -> Outcome:
+        if run is not None and not run.finished and ending_of(outcome).status is not None:
+            outcome = await self._finish(run, outcome)
+        await self._do(entry, outcome, run)
+        _tell(entry, outcome, run)
         return outcome
 
-    def _tell(self, entry: Entry, attempt: Attempt | None, outcome: Outcome) -> None:
-        where = {"job": attempt.job_id if attempt else None, "queue": entry.queue, "entry": entry.id}
-        match outcome:
-            case Failure(code, message):
-                logger.warning("job failed", **where, code=code, message=message)
-            case Undecodable(reason):
-                logger.warning("an entry that is no job was buried", **where, reason=reason)
-            case _:
-                logger.info("job ended", **where, outcome=type(outcome).__name__)
-
-    async def _finish(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+    async def _finish(self, run: _Run, outcome: Outcome) -> Outcome:
         """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
-        event_id = attempt.next_id()  # one id, whatever the end turns out to be
+        event_id = run.attempt.next_id()  # one id, whatever the end turns out to be
+        run.finished = True
         try:
             try:
-                reason = await self._write_end(attempt, event_id, outcome)
+                reason = await self._write_end(run, event_id, outcome)
             except WireError as error:
                 outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
-                reason = await self._write_end(attempt, event_id, outcome)
+                reason = await self._write_end(run, event_id, outcome)
             if reason is not None:
                 outcome = CancelAsked(reason)
-                await self._write_end(attempt, event_id, outcome)
+                await self._write_end(run, event_id, outcome)
         except LeaseLost:
             return Lost()
         return outcome
 
-    async def _write_end(self, attempt: Attempt, event_id: str, outcome: Outcome) -> str | None:
-        ending = ending_of(outcome)
+    async def _write_end(self, run: _Run, event_id: str, outcome: Outcome) -> str | None:
+        ending, attempt = ending_of(outcome), run.attempt
         assert ending.status is not None, "only outcomes that write an event come here"
-        event = event_of(outcome, event_id, attempts=attempt.number, now_ms=_now_ms())
-        ttl_ms = int(self._settings.retention * 1000) if event.terminal else UNFINISHED_MS
-        return await self._log.finish(attempt, event, ending.status, ttl_ms, counts=ending.counts)
+        attempts = _attempts(run)
+        event = event_of(outcome, event_id, attempts=attempts, now_ms=attempt.now_ms())
+        buried = ending.verb is Verb.BURY
+        end = End(
+            event,
+            ending.status,
+            ttl_ms=int(self._settings.retention * 1000) if event.terminal else UNFINISHED_MS,
+            counts=ending.counts,
+            due_ms=outcome.until_ms if isinstance(outcome, PutOff) else None,
+            errors=b"" if event.terminal or not run.errors else pack_errors(run.errors),
+            dead=_letter(run.entry, outcome, run).summary() if buried else b"",
+        )
+        return await self._log.finish(attempt, end)
 
-    async def _do(self, verb: Verb, entry: Entry, outcome: Outcome) -> None:
-        reason = outcome.reason if isinstance(outcome, Undecodable) else ""
-        match verb:
-            case Verb.SETTLE:
+    async def _do(self, entry: Entry, outcome: Outcome, run: _Run | None) -> None:
+        match ending_of(outcome).verb, outcome:
+            case Verb.SETTLE, _:
                 await self._queue.settle(entry)
-            case Verb.RELEASE:
+            case Verb.RELEASE, _:
                 await self._queue.release(entry)
-            case Verb.BURY:
-                await self._queue.bury(entry, reason)
-            case Verb.NOTHING:
+            case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
+                await self._queue.defer(entry, due_ms)
+            case Verb.BURY, _:
+                await self._queue.bury(entry, _letter(entry, outcome, run))
+            case _:
                 self._queue.forget(entry)
 
 
-def _names(provider: Provider | Failure, job: Job) -> dict[str, str]:
-    """Return the names of the provider and of the model to ask, where there are any."""
-    return (
-        {} if isinstance(provider, Failure) else {"provider": provider.name, "model": provider.model_for(job)}
+def _attempts(run: _Run) -> int:
+    """Return how many attempts counted. One that only found that there are none left does not."""
+    return min(run.attempt.number, getattr(run.job, "max_attempts", run.attempt.number))
+
+
+def _letter(entry: Entry, outcome: Outcome, run: _Run | None) -> DeadLetter:
+    if isinstance(outcome, Unburied):
+        return DeadLetter.from_summary(outcome.letter, entry.body)
+    code, reason = (
+        (outcome.code, outcome.message)
+        if isinstance(outcome, Failure)
+        else ("invalid_job", outcome.reason if isinstance(outcome, Undecodable) else "")
     )
+    if run is None:
+        return DeadLetter(entry.body, Job.id_in(entry.body) or "", code, fit(reason))
+    provider = run.errors[-1].provider if run.errors else ""
+    history = (_attempts(run), provider, run.errors)
+    return DeadLetter(entry.body, run.job.id, code, fit(reason), *history)
+
+
+def _tell(entry: Entry, outcome: Outcome, run: _Run | None) -> None:
+    where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
+    match outcome:
+        case Failure(code, message, follow):
+            logger.warning("job failed", **where, code=code, message=message, follow=follow.value)
+        case PutOff(until_ms, reason, _, Failure(code, message)):
+            logger.warning("job put off", **where, reason=reason, until=until_ms, code=code, message=message)
+        case Undecodable(reason):
+            logger.warning("an entry that is no job was buried", **where, reason=reason)
+        case Answered():
+            logger.info("job ended", **where, outcome="Answered")
+        case _:
+            logger.info("job ended", **where, outcome=type(outcome).__name__)
 
 
 def _now_ms() -> int:

@@ -7,6 +7,9 @@ api_key_env = "GROQ_API_KEY"    # the name of the variable, never the key
 models = ["llama-*"]            # names or patterns
 working = true
 timeouts = { connect = 5, first_chunk = 60, between_chunks = 30, total = 600 }
+concurrency = 20                # calls at the same time in one worker …
+fleet_concurrency = 50          # … and in all workers together
+continuation = "ask"            # how to go on from text that stands: "ask" in words, or "prefill" the answer
 options = { top_p = 0.9 }       # sent with every job
 proxy = "http://proxy:3128"
 allow = ["base_url"]            # what a job may set beyond ordinary options; it then brings its own api_key
@@ -19,10 +22,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
+from worker.providers.continuation import Continuation
 from worker.providers.registry import (
     KINDS,
     RESERVED,
@@ -54,6 +58,7 @@ def _check_url(url: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_check_url)]
+Calls = Annotated[StrictInt, Field(ge=1)]
 
 
 class _TimeoutsTable(BaseModel):
@@ -75,6 +80,9 @@ class _ProviderTable(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     proxy: HttpUrl | None = None
     allow: frozenset[str] = frozenset()
+    concurrency: Calls | None = None
+    fleet_concurrency: Calls | None = None
+    continuation: Continuation = "ask"
 
 
 def load_registry(path: Path | None, environ: Mapping[str, str] = os.environ) -> Registry:
@@ -157,6 +165,9 @@ def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]
         timeouts=Timeouts(
             **{name: limits.get(name, getattr(defaults, name)) for name in Timeouts.__annotations__}
         ),
+        concurrency=given.concurrency,
+        fleet_concurrency=given.fleet_concurrency,
+        continuation=given.continuation,
     )
 
 

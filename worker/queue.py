@@ -1,211 +1,236 @@
-"""The queues as verbs: take, claim, settle, release, bury."""
+"""The queues as verbs: claim, renew, settle, release, defer, bury, reclaim, promote.
+
+Every verb on an entry is done by Redis only if this worker's consumer holds the entry at that moment. So a worker
+that was frozen, and whose entries others have reclaimed meanwhile, changes nothing when it wakes.
+"""
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
 
-from producer.connection import Call, bounded
+from producer.connection import Call
+from producer.wire.codec import pack
+from producer.wire.dead import AttemptError, DeadLetter, unpack_errors
 from producer.wire.events import QUEUED_ID, Queued, encode
-from producer.wire.keys import GROUP, JOB_FIELD, Keys
+from producer.wire.job import Job
+from producer.wire.keys import GROUP, NOBODY, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker import scripts
+from worker.entry_reader import body_of
 from worker.event_log import Attempt
+from worker.holdings import Entry, Holdings
+from worker.outcome import Lost, NothingToDo, TooEarly, Unburied
 from worker.settings import Settings
 from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.queue")
 
-_MANY = 1000
-MAX_DEAD = 10_000
-"""About how many buried entries a queue keeps."""
+LATER_HINT = pack({"type": "later"})
+RELEASED_HINT = pack({"type": "released"})
+
+_RENEWED_AT_ONCE = 200  # entries; Redis does nothing else meanwhile
+_PROMOTED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A job's place in a queue's stream, handed to this worker."""
+class Claim:
+    """What a worker says when it claims a job. ``provider``: the one that it is about to ask, '' for none.
 
-    queue: str
-    id: str
-    body: bytes
+    ``after``: the attempt that this worker has just ended, where it goes on to the job's next one by itself.
+    """
+
+    job_id: str
+    created_at: int
+    turn: int = 0
+    provider: str = ""
+    model: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """This worker owns the job. ``cancel_reason``: somebody cancelled it, so it is not to start."""
+    """This worker owns the job.
+
+    ``cancel_reason``: somebody cancelled it, so it is not to start. ``errors``: how earlier attempts failed.
+    ``is_first``: whether there was no attempt before.
+    """
 
     attempt: Attempt
     cancel_reason: str | None
+    errors: tuple[AttemptError, ...] = ()
+    is_first: bool = True
+
+
+NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 
 
 class Queue:
-    """The queues that this worker serves.
+    """The queues that this worker serves."""
 
-    ``reader`` is a connection of its own, because a blocking read keeps it busy. A read ends by itself after
-    ``settings.poll``; it is never cancelled, because Redis may have handed an entry over already.
-    """
-
-    def __init__(self, reader: Redis, writer: Writer, keys: Keys, settings: Settings) -> None:
-        self._reader = reader
+    def __init__(self, writer: Writer, keys: Keys, holdings: Holdings, settings: Settings) -> None:
         self._writer = writer
         self._keys = keys
-        self._streams = {keys.jobs(queue): queue for queue in settings.queues}
+        self._holdings = holdings
+        self._queues = settings.queues
         self._worker = settings.name
-        self._consumer = f"{settings.name}:{settings.consumer_suffix}"
-        self._timeout = settings.timeout
+        self._lease_ms = int(settings.lease * 1000)
         self._retention_ms = int(settings.retention * 1000)
-        self._is_open = False
-        self._in_doubt = False
-        self._parked: deque[Entry] = deque()
-        self._held: set[tuple[str, str]] = set()
-        self._block_ms = max(1, int(settings.poll * 1000))
+        self._max_dead = settings.max_dead
 
-    async def open(self) -> None:
-        """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
-        for stream in self._streams:
-            try:
-                async with bounded(self._timeout):
-                    await self._reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
-        self._is_open = True
+    # -- jobs ----------------------------------------------------------------------------------------------
 
-    async def take(self, count: int) -> list[Entry]:
-        """Return new entries as soon as there are any, at most ``count``; none if there are none for a while.
+    async def claim(self, entry: Entry, claim: Claim) -> Claimed | NotClaimed:
+        """Become the owner of the entry's job; or return why there is nothing to run, and what follows."""
+        token = secrets.token_hex(4)
+        reply = await self._writer.submit(self._claim_call(entry, claim, token), remember=False)
+        match reply:
+            case [b"claimed", attempt, number, mark, errors, had_attempts]:
+                self._remember_claim(entry, claim, token, (int(attempt), int(number)))
+                return Claimed(
+                    Attempt(claim.job_id, int(attempt), int(number)),
+                    mark.decode(errors="replace") if mark else None,
+                    unpack_errors(errors) if errors else (),
+                    is_first=not had_attempts,
+                )
+            case [b"ended", letter]:
+                return Unburied(letter) if letter else NothingToDo()
+            case [b"early", due]:
+                return TooEarly(int(due))
+            case [b"lost"]:
+                return Lost()
+        return NothingToDo()
 
-        Raises:
-            redis.exceptions.RedisError: Redis cannot be reached, or refuses. Nothing is lost: calling again
-                brings what was on its way when the connection broke.
-        """
-        if not self._is_open:
-            await self.open()
-        try:
-            entries = await self._unheard(count) if self._in_doubt else await self._waiting(count)
-        except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
-                raise
-            logger.warning("the group is gone, it will be made again", error=str(error))
-            self._is_open = False
-            return []
-        except (RedisError, OSError):
-            self._in_doubt = True
-            raise
-        self._held.update((entry.queue, entry.id) for entry in entries)
-        self._parked.extend(entries[count:])
-        return entries[:count]
-
-    async def _waiting(self, count: int) -> list[Entry]:
-        if self._parked:
-            return [self._parked.popleft() for _ in range(min(count, len(self._parked)))]
-        # A group that was made again hands over once more what is running here.
-        return [entry for entry in await self._new(count) if (entry.queue, entry.id) not in self._held]
-
-    async def _new(self, count: int) -> list[Entry]:
-        if len(self._streams) == 1:
-            return await self._read(list(self._streams), count, self._block_ms)
-        entries: list[Entry] = []
-        for stream in self._in_turn():
-            try:
-                entries += await self._read([stream], count - len(entries), None)
-            except RedisError:
-                if not entries:
-                    raise
-                self._in_doubt = True
-                break  # what Redis has handed over already must not be dropped
-            if len(entries) >= count:
-                break
-        # A blocking read of several streams may bring one entry of each: what has no slot yet is parked.
-        return entries or await self._read(list(self._streams), 1, self._block_ms)
-
-    def _in_turn(self) -> list[str]:
-        """Return the streams, each time another one first, so that none keeps the others waiting."""
-        first, *others = self._streams
-        self._streams = {stream: self._streams[stream] for stream in (*others, first)}
-        return list(self._streams)
-
-    async def _unheard(self, count: int) -> list[Entry]:
-        """Return what Redis handed to this consumer in a reply that never arrived."""
-        entries: list[Entry] = []
-        for stream, queue in self._streams.items():
-            held = sum(of_queue == queue for of_queue, _ in self._held)
-            # One more than is wanted: it tells whether there is more.
-            handed_over = await self._read([stream], held + count + 1, None, after="0")
-            entries += [entry for entry in handed_over if (entry.queue, entry.id) not in self._held]
-        self._in_doubt = len(entries) > count
-        return entries[:count]
-
-    async def _read(
-        self, streams: Sequence[str], count: int, block_ms: int | None, after: str = ">"
-    ) -> list[Entry]:
-        block = () if block_ms is None else ("BLOCK", block_ms)
-        command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *block, "STREAMS", *streams)
-        async with bounded(self._timeout + (block_ms or 0) / 1000):
-            reply = await self._reader.execute_command(*command, *(after for _ in streams))
-        return [
-            Entry(
-                self._streams[stream.decode()], entry_id.decode(), (fields or {}).get(JOB_FIELD.encode(), b"")
-            )
-            for stream, entries in reply
-            for entry_id, fields in entries
-        ]
-
-    async def claim(
-        self, entry: Entry, job_id: str, *, created_at: int, provider: str = "", model: str = ""
-    ) -> Claimed | None:
-        """Become the job's owner, about to ask ``provider``, if there is one to ask.
-
-        None if the job has ended, or if another entry of the same job runs it.
-        """
-        keys = self._keys
+    def _claim_call(self, entry: Entry, claim: Claim, token: str) -> Call:
+        keys, job_id = self._keys, claim.job_id
         names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
+        what = (entry.id, entry.deliveries, claim.turn, self._worker, UNFINISHED_MS, entry.queue)
         queued = encode(Queued(str(QUEUED_ID), entry.queue))
-        who, token = (entry.id, self._worker), secrets.token_hex(4)
-        what = (entry.queue, queued, created_at, provider, model)
-        call = scripts.CLAIM.on(names, *who, UNFINISHED_MS, *what, token, self._retention_ms)
-        match await self._writer.submit(call):
-            case [b"claimed", attempt, number, mark]:
-                cancel = mark.decode(errors="replace") if mark else None
-                return Claimed(Attempt(job_id, int(attempt), int(number)), cancel)
-        return None
+        asked = (claim.provider, claim.model, token, self._retention_ms)
+        after = "" if claim.after is None else claim.after
+        return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after)
+
+    def _remember_claim(self, entry: Entry, claim: Claim, token: str, id_and_number: tuple[int, int]) -> None:
+        names = [self._keys.log(claim.job_id), self._keys.record(claim.job_id)]
+        record: dict[str, str | int] = {
+            "entry": entry.id,
+            "deliveries": entry.deliveries,
+            "turn": claim.turn,
+            "worker": self._worker,
+            "queue": entry.queue,
+            "claim": token,
+            "provider": claim.provider,
+            "model": claim.model,
+        }
+        fields = [part for field in record.items() for part in field]
+        self._writer.remember(scripts.RESTORE.on(names, *id_and_number, UNFINISHED_MS, *fields))
+
+    async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
+        """Note which provider the attempt asks, where it is not the one that its claim named."""
+        record = [self._keys.record(attempt.job_id)]
+        await self._writer.submit(scripts.CHOOSE.on(record, attempt.id, provider, model))
+
+    # -- entries -------------------------------------------------------------------------------------------
 
     async def settle(self, entry: Entry) -> None:
         """Acknowledge and delete: nothing is left to do for this entry."""
-        await self._part_with(entry, scripts.SETTLE.on([self._keys.jobs(entry.queue)], GROUP, entry.id))
+        jobs = self._keys.jobs(entry.queue)
+        await self._part_with(entry, scripts.SETTLE.on([jobs], *self._who, entry.id))
 
     async def release(self, entry: Entry) -> None:
-        """Hand the entry back for any worker to claim."""
-        call = scripts.RELEASE.on([self._keys.jobs(entry.queue)], GROUP, entry.id, entry.body)
-        await self._part_with(entry, call)
+        """Hand the entry back for any worker to reclaim at once."""
+        names = [self._keys.jobs(entry.queue), self._keys.control(entry.queue)]
+        await self._part_with(entry, scripts.RELEASE.on(names, *self._who, NOBODY, RELEASED_HINT, entry.id))
 
-    async def bury(self, entry: Entry, reason: str) -> None:
-        """Move the entry to the dead ones, with its bytes."""
-        names = [self._keys.jobs(entry.queue), self._keys.dead(entry.queue)]
-        call = scripts.BURY.on(names, GROUP, entry.id, MAX_DEAD, reason, entry.body, self._worker)
-        await self._part_with(entry, call)
+    async def defer(self, entry: Entry, due_ms: int) -> None:
+        """Put the entry's job off until ``due_ms``, by Redis' clock."""
+        queue = entry.queue
+        names = [self._keys.jobs(queue), self._keys.later(queue), self._keys.control(queue)]
+        body = Job.next_turn(entry.body)
+        await self._part_with(entry, scripts.DEFER.on(names, *self._who, entry.id, due_ms, body, LATER_HINT))
+
+    async def bury(self, entry: Entry, letter: DeadLetter) -> None:
+        """Move the entry to the dead ones. The oldest of these fall over the bound; that is counted, and logged."""
+        queue = entry.queue
+        names = [self._keys.jobs(queue), self._keys.dead(queue), self._keys.counts(queue)]
+        whole = replace(letter, entry=entry.id, worker=self._worker)
+        fields = [part for field in whole.fields().items() for part in field]
+        call = scripts.BURY.on(names, *self._who, entry.id, self._max_dead, *fields)
+        dropped = await self._part_with(entry, call)
+        if dropped > 0:
+            logger.warning(
+                "dead letters fell over the bound", queue=queue, dropped=dropped, bound=self._max_dead
+            )
 
     def forget(self, entry: Entry) -> None:
-        """Leave the entry to whoever owns its job now."""
-        self._held.discard((entry.queue, entry.id))
+        """Leave the entry to whoever owns it or its job now."""
+        self._holdings.drop(entry)
 
-    async def _part_with(self, entry: Entry, call: Call) -> None:
-        await self._writer.submit(call)
+    async def _part_with(self, entry: Entry, call: Call) -> int:
+        result: int = await self._writer.submit(call)
         self.forget(entry)
+        return result
 
-    async def release_rest(self) -> None:
-        """Hand back what was taken and never given out, and what was handed over in a reply that never arrived."""
-        while self._parked:
-            await self.release(self._parked.popleft())
-        while self._in_doubt:
-            for entry in await self._unheard(_MANY):
-                await self.release(entry)
+    @property
+    def _who(self) -> tuple[str, str]:
+        return GROUP, self._holdings.consumer
+
+    # -- upkeep --------------------------------------------------------------------------------------------
+
+    async def renew(self) -> list[Entry]:
+        """Renew the leases of all that is held; return what is no longer this worker's, without the bodies."""
+        calls: list[tuple[str, Any]] = []
+        for queue in self._queues:
+            ids = self._holdings.of(queue)
+            for start in range(0, len(ids) or 1, _RENEWED_AT_ONCE):
+                some = ids[start : start + _RENEWED_AT_ONCE]
+                call = scripts.RENEW.on([self._keys.jobs(queue)], *self._who, *some)
+                calls.append((queue, self._writer.submit(call, remember=False)))
+        lost = [Entry(queue, entry_id.decode(), b"") for queue, future in calls for entry_id in await future]
+        return [entry for entry in lost if entry in self._holdings]
+
+    async def reclaim(
+        self, queue: str, cursor: str, count: int, *, idle_ms: int = 0
+    ) -> tuple[str, list[Entry]]:
+        """Take over up to ``count`` entries whose lease is over, looking on from ``cursor``; return the next one.
+
+        ``idle_ms``: how long they must have been silent, if that is longer than a lease. The cursor begins and
+        ends with ``0-0``.
+        """
+        idle_ms = max(idle_ms, self._lease_ms)
+        call = scripts.RECLAIM.on([self._keys.jobs(queue)], *self._who, idle_ms, cursor, count)
+        next_cursor, found = await self._writer.submit(call, remember=False)
+        entries = [
+            Entry(
+                queue,
+                entry_id.decode(),
+                body_of(dict(zip(fields[::2], fields[1::2], strict=True))),
+                deliveries,
+            )
+            for entry_id, deliveries, fields in found
+        ]
+        # What this worker holds itself, and could not renew in time, is renewed by this.
+        new = [entry for entry in entries if entry not in self._holdings]
+        self._holdings.add(new)
+        return next_cursor.decode(), new
+
+    async def promote(self, queue: str) -> float | None:
+        """Move what is due to the queue; return in how many seconds more is, None if nothing waits."""
+        names = [self._keys.later(queue), self._keys.jobs(queue)]
+        wait_ms = await self._writer.submit(scripts.PROMOTE.on(names, _PROMOTED_AT_ONCE), remember=False)
+        return None if wait_ms < 0 else wait_ms / 1000
+
+    async def tidy(self, queue: str, silent_seconds: float) -> list[str]:
+        """Remove the consumers that hold nothing and were silent for so long; return their names.
+
+        One that is alive after all comes back with its next read.
+        """
+        call = scripts.TIDY.on([self._keys.jobs(queue)], GROUP, int(silent_seconds * 1000))
+        return [name.decode() for name in await self._writer.submit(call, remember=False)]
 
     async def leave(self) -> None:
         """Take this worker's consumer out of the groups, where it holds nothing."""
-        calls = [scripts.LEAVE.on([stream], GROUP, self._consumer) for stream in self._streams]
+        calls = [scripts.LEAVE.on([self._keys.jobs(queue)], *self._who) for queue in self._queues]
         await asyncio.gather(*(self._writer.submit(call) for call in calls), return_exceptions=True)

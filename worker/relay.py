@@ -29,7 +29,7 @@ async def relay(
         async with clock.limit() as timer:
             async for part in parts:
                 answer.add(part)
-                if attempt.is_full:
+                if log.is_full(attempt):
                     timer.reschedule(None)  # it is Redis that we wait for, not the provider
                     await log.flush(attempt)
                 timer.reschedule(clock.next_chunk_by())
@@ -75,7 +75,7 @@ class _Answer:
         self._attempt = attempt
         self._log = log
         self._text, self._reasoning = _Joiner(), _Joiner()
-        self._chars = 0
+        self._chars = attempt.keeps
         self._finish_reason = "stop"
         self._usage: dict[str, Any] | None = None
 
@@ -113,6 +113,7 @@ class _Answer:
 
     def _append(self, event: events.Event) -> None:
         self._log.append(self._attempt, event)
+        self._attempt.has_output |= not isinstance(event, events.Usage)
 
 
 class _Joiner:

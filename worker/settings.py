@@ -23,6 +23,10 @@ class Settings(BaseModel):
     redis_url: Annotated[str, Field(repr=False)]  # may hold a password
     prefix: str = "chat"
     queues: Annotated[tuple[str, ...], Field(min_length=1)] = ("default",)
+    weights: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+    """How often each queue's turn comes, compared with the others; 1 for those that are not named."""
+    strict: bool = False
+    """Serve a queue only while those named before it are empty."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Jobs that run at the same time."""
     name: Annotated[str, Field(min_length=1, max_length=128)] = Field(default_factory=default_name)

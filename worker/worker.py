@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,13 +13,22 @@ from redis.exceptions import AuthenticationError, RedisError
 from producer.connection import Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
+from worker.asking import Asker
 from worker.cancellations import Cancellations
+from worker.control import Control
+from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
 from worker.executor import Executor
+from worker.holdings import Entry, Holdings
+from worker.limits import Limits
+from worker.parking import Parking
 from worker.providers.http import open_session
 from worker.providers.registry import Registry
-from worker.queue import Entry, Queue
+from worker.queue import Queue
 from worker.settings import Settings
+from worker.standing import StandingReader
+from worker.upkeep import Upkeep
+from worker.watchdog import watch_the_loop
 from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.worker")
@@ -31,10 +41,31 @@ _HAND_BACK_TIMEOUT = 5.0  # seconds for all that is handed back
 class _Parts:
     """What a running worker is made of."""
 
+    reader: EntryReader
     queue: Queue
     writer: Writer
     cancellations: Cancellations
-    executor: Executor
+    control: Control
+    upkeep: Upkeep
+    slots: "_Slots"
+
+
+class _Slots:
+    """Where entries go that were handed to this worker: to a slot, or aside until there is one.
+
+    A read that was under way, and what was reclaimed meanwhile, may together be more than there is room for.
+    """
+
+    def __init__(self, free: Callable[[], int], begin: Callable[[Entry], None], reader: EntryReader) -> None:
+        self.free = free
+        self._begin = begin
+        self._reader = reader
+
+    def take(self, entry: Entry) -> None:
+        if self.free() > 0:
+            self._begin(entry)
+        else:
+            self._reader.park([entry])
 
 
 class Worker:
@@ -57,11 +88,9 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped."""
         try:
-            async with self._parts() as parts:
-                if await self._redis_comes(parts.queue):
-                    async with self._in_background(parts.writer.run(), parts.cancellations.run()):
-                        await self._consume(parts)
-                        await self._drain(parts)
+            async with self._parts() as parts, watch_the_loop(self._settings.lease / 3):
+                if await self._redis_comes(parts.reader):
+                    await self._work(parts)
         finally:
             self._stopped.set()
 
@@ -86,28 +115,45 @@ class Worker:
 
     # -- run -----------------------------------------------------------------------------------------------
 
+    async def _work(self, parts: _Parts) -> None:
+        # What is hit by a stop first stands innermost: nothing new is looked for, while what runs keeps its leases.
+        async with self._in_background(parts.writer.run(), parts.control.run(), parts.upkeep.renew()):
+            async with self._in_background(parts.upkeep.reclaim(), parts.upkeep.promote()):
+                await self._consume(parts)
+            await self._drain(parts)
+
     @contextlib.asynccontextmanager
     async def _parts(self) -> AsyncIterator[_Parts]:
         settings, keys = self._settings, Keys(self._settings.prefix)
         url = Url(settings.redis_url)
-        # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub.
-        reader = connect(url, connect_timeout=settings.timeout, connections=1)
-        commands = connect(url, connect_timeout=settings.timeout, connections=2)
-        control = connect(url, connect_timeout=settings.timeout, connections=2)
-        async with reader, commands, control, open_session() as http:
-            writer = Writer(commands, settings.timeout)
-            queue = Queue(reader, writer, keys, settings)
-            cancellations = Cancellations(control, keys, settings)
+        timeout = settings.timeout
+        # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub and a look aside.
+        reconnected = asyncio.Event()
+        blocking = connect(url, connect_timeout=timeout, connections=1)
+        commands = connect(url, connect_timeout=timeout, connections=1, on_connect=reconnected.set)
+        aside = connect(url, connect_timeout=timeout, connections=4)
+        async with blocking, commands, aside, open_session() as http:
+            writer = Writer(commands, timeout, reconnected)
+            holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
+            reader = EntryReader(blocking, keys, holdings, settings)
+            queue = Queue(writer, keys, holdings, settings)
             log = EventLog(writer, keys)
-            executor = Executor(queue, log, cancellations, self._registry, http, settings)
-            yield _Parts(queue, writer, cancellations, executor)
+            cancellations = Cancellations(aside, keys)
+            limits, parking = Limits(writer, keys, settings.lease), Parking(writer, keys)
+            asker = Asker(log, cancellations, limits, http, settings.name)
+            standing = StandingReader(aside, keys, timeout)
+            executor = Executor(queue, log, asker, parking, standing, self._registry, settings)
+            slots = _Slots(self._free, partial(self._begin, executor), reader)
+            upkeep = Upkeep(queue, cancellations, limits, settings, slots)
+            control = Control(aside, keys, settings, cancellations, upkeep.hear)
+            yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
 
-    async def _redis_comes(self, queue: Queue) -> bool:
+    async def _redis_comes(self, reader: EntryReader) -> bool:
         """Wait for Redis, and make the groups. False: the worker was stopped before it came."""
         url, pause = Url(self._settings.redis_url), _FIRST_PAUSE
         while not self._stopping.is_set():
             try:
-                await queue.open()
+                await reader.open()
             except (RedisError, OSError) as error:
                 refused = isinstance(error, AuthenticationError)
                 event = (
@@ -134,26 +180,23 @@ class Worker:
     async def _consume(self, parts: _Parts) -> None:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
-            free = self._settings.concurrency - len(self._jobs)
+            free = self._free()
             if free <= 0:
                 await self._wait_for_a_slot()
                 continue
             try:
-                entries = await parts.queue.take(free)
+                entries = await parts.reader.take(free)
                 pause = _FIRST_PAUSE
             except (RedisError, OSError) as error:
                 logger.warning("cannot take jobs, trying again", error=str(error))
                 await self._rest(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
-            if self._stopping.is_set() and entries:  # they came with the last read: untouched, they go back
-                await self._bounded(_all(parts.queue.release(entry) for entry in entries))
-                return
             for entry in entries:
-                self._begin(parts, entry)
+                parts.slots.take(entry)
 
-    def _begin(self, parts: _Parts, entry: Entry) -> None:
-        job = asyncio.create_task(parts.executor.execute(entry), name=f"chatrelay-job-{entry.id}")
+    def _begin(self, executor: Executor, entry: Entry) -> None:
+        job = asyncio.create_task(executor.execute(entry), name=f"chatrelay-job-{entry.id}")
         self._jobs.add(job)
         job.add_done_callback(self._end)
 
@@ -162,6 +205,9 @@ class Worker:
         self._slot_freed.set()
         if not job.cancelled() and (error := job.exception()):
             logger.error("a job's task broke: this is a bug", exc_info=error)
+
+    def _free(self) -> int:
+        return 0 if self._stopping.is_set() else self._settings.concurrency - len(self._jobs)
 
     async def _wait_for_a_slot(self) -> None:
         self._slot_freed.clear()
@@ -177,11 +223,13 @@ class Worker:
     async def _drain(self, parts: _Parts) -> None:
         """Nothing new is taken any more. In this order:
 
-        1. Running jobs get the grace time: an answer that can be finished is not started twice.
-        2. What still runs is stopped, its provider call closed, its entry handed back for others to claim at once;
-           so is what was taken and had no slot yet.
-        3. The consumer is removed, if it holds nothing. The writer stops last, because all of this writes.
+        1. What was handed over and had no slot yet is handed back: others can run it now.
+        2. Running jobs get the grace time: an answer that can be finished is not started twice.
+        3. What still runs is stopped, its provider call closed, its entry handed back for others to take at once.
+        4. The consumer is removed, if it holds nothing. Renewal stops only then, or others would take over what
+           is just being finished; and the writer stops last, because all of this writes.
         """
+        await self._bounded(self._release_rest(parts))
         if self._jobs:
             logger.info("stopping: finishing what runs", running=len(self._jobs), grace=self._settings.grace)
             await self._finish_within_grace()
@@ -190,10 +238,13 @@ class Worker:
             logger.info("handing back what is left", running=len(self._jobs))
             parts.cancellations.release_all()
             await self._bounded(self._all_ended())
-        await self._bounded(parts.queue.release_rest())
         await self._bounded(parts.queue.leave())
         await self._abandon()
         logger.info("worker stopped", name=self._settings.name)
+
+    async def _release_rest(self, parts: _Parts) -> None:
+        releases = [parts.queue.release(entry) for entry in await parts.reader.rest()]
+        await asyncio.gather(*releases)
 
     async def _finish_within_grace(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -218,10 +269,6 @@ class Worker:
         if self._jobs:
             logger.error("some jobs could not be handed back in time", jobs=len(self._jobs))
             await end(*self._jobs)
-
-
-async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*steps)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

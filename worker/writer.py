@@ -3,11 +3,17 @@
 While one round trip is on its way, whatever else becomes ready waits for the next one. There is no timer and no
 delay: an idle worker writes at once, a busy one writes more at a time. When the connection breaks, all that has
 no reply is sent again, in the same order; so everything sent here must bear being said twice.
+
+A server that syncs its file once a second, or a replica that takes over, may come back without what it acknowledged
+last. So what was acknowledged lately is remembered, and said again to a server that is not the one from before.
 """
 
 import asyncio
 import random
+import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -20,6 +26,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -32,6 +39,12 @@ MAX_CALLS = 1000
 
 MAX_BYTES = 1024 * 1024
 """Bytes in one pipeline, unless a single call has more."""
+
+REMEMBERED_SECONDS = 3.0
+"""How long an acknowledged call is remembered. Redis syncs every second, and waits for a slow disk for two."""
+
+REMEMBERED_BYTES = 16 * 1024 * 1024
+"""Bytes remembered at most; of a faster flow than this, only the last part can be said again."""
 
 _PASSING = (
     BusyLoadingError,
@@ -61,84 +74,143 @@ of the others. What is left is about the call itself, and would be refused again
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 
-_Pending = tuple[Call, asyncio.Future[Any]]
+
+@dataclass(slots=True)
+class _Pending:
+    """A call on its way. ``remembered``: whether a server that forgot it is told again."""
+
+    call: Call
+    future: "asyncio.Future[Any]"
+    remembered: bool
+
+    @property
+    def size(self) -> int:
+        return _size(self.call)
 
 
 class Writer:
     """The one way by which a worker changes anything in Redis.
 
     ``timeout``: seconds after which a pipeline without a reply counts as lost, and is sent again.
+    ``reconnected``: set by the client whenever it has connected anew, maybe to another server than before.
     """
 
-    def __init__(self, redis: Redis, timeout: float) -> None:
+    def __init__(self, redis: Redis, timeout: float, reconnected: asyncio.Event | None = None) -> None:
+        self._redis = redis
         self._timeout = timeout
+        self._reconnected = reconnected or asyncio.Event()
         self._scripts = ScriptRunner(redis)
         self._waiting: list[_Pending] = []
         self._work = asyncio.Event()
         self._pause = _FIRST_PAUSE
+        self._recent = _RecentCalls()
+        self._server: str | None = None
+        self._is_careful = False
 
-    def submit(self, call: Call) -> "asyncio.Future[Any]":
+    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
+
+        ``remember``: say it again to a server that forgot it.
 
         Future raises:
             redis.exceptions.ResponseError: the server refused it, for a reason that will not pass by itself.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
+        self._waiting.append(_Pending(call, future, remember))
         self._work.set()
         return future
+
+    def remember(self, call: Call) -> None:
+        """Say ``call`` to a server that forgot what it acknowledged just now."""
+        self._recent.add(call)
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             await self._work.wait()
             batch = self._take()
-            refused = await self._write(batch)
-            self._waiting[:0] = refused
+            # What the server cannot take at present, and all where the connection broke, comes first next time.
+            unwritten = await self._write(batch)
+            self._waiting[:0] = unwritten
             if not self._waiting:
                 self._work.clear()
-            if refused:
+            if unwritten:
                 await self._rest()
 
     def _take(self) -> list[_Pending]:
         """Take what one pipeline may hold: at least one call, and no more than a slow link carries in time."""
         count = size = 0
-        for call, _ in self._waiting[:MAX_CALLS]:
-            size += sum(len(arg) for arg in call.args if isinstance(arg, bytes))
+        # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
+        for pending in self._waiting[: 1 if self._is_careful else MAX_CALLS]:
+            size += pending.size
             if count and size > MAX_BYTES:
                 break
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    async def _write(self, batch: Sequence[_Pending]) -> list[_Pending]:
-        """Write the batch, however long that takes; return what the server cannot take at present."""
-        while True:
-            try:
-                async with bounded(self._timeout):
-                    results = await self._scripts.run([call for call, _ in batch])
-            except (
-                RedisError,
-                OSError,
-                TimeoutError,
-            ) as error:  # of the connection: a refused call is a result
-                logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
-                await self._rest()
-                continue
-            return self._answer(batch, results)
+    async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
+        """Write the batch; return what has to be written again."""
+        try:
+            async with bounded(self._timeout):
+                await self._meet_server()
+                results = await self._scripts.run([pending.call for pending in batch])
+        except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
+            logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
+            self._reconnected.set()
+            self._is_careful = True
+            return batch
+        self._is_careful = False
+        return self._answer(batch, results)
+
+    async def _meet_server(self) -> None:
+        """If the connection is a new one, see that the server at its other end knows all that it should."""
+        pool = self._redis.connection_pool
+        await pool.release(await pool.get_connection())  # an idle connection that broke is made anew by this
+        if not self._reconnected.is_set():
+            return
+        self._reconnected.clear()
+        try:
+            server = await self._name_of_server()
+            # One that does not say who it is may always be another one.
+            if self._server is not None and (server != self._server or not server):
+                await self._say_again()
+        except BaseException:
+            self._reconnected.set()
+            raise
+        self._server = server
+
+    async def _name_of_server(self) -> str:
+        """Return what tells this server's process from any other; nothing, where it does not say."""
+        if self._server == "":
+            return ""
+        try:
+            info: dict[str, Any] = await self._redis.info("server")
+        except ResponseError:  # an access list may forbid it
+            return ""
+        return str(info.get("run_id", ""))
+
+    async def _say_again(self) -> None:
+        calls = self._recent.calls()
+        logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
+        for start in range(0, len(calls), MAX_CALLS):
+            await self._scripts.run(calls[start : start + MAX_CALLS])
 
     def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> list[_Pending]:
         refused: list[_Pending] = []
-        for (call, future), result in zip(batch, results, strict=True):
+        for pending, result in zip(batch, results, strict=True):
             if _is_passing(result):
                 logger.warning("redis cannot serve, writing again", error=str(result))
-                refused.append((call, future))
-            elif future.done():
+                refused.append(pending)
+                continue
+            if pending.remembered and not isinstance(result, RedisError):
+                self._recent.add(pending.call)
+            if pending.future.done():
                 pass  # whoever asked has gone
             elif isinstance(result, RedisError):
-                future.set_exception(result)
+                pending.future.set_exception(result)
             else:
-                future.set_result(result)
+                pending.future.set_result(result)
         if not refused:
             self._pause = _FIRST_PAUSE
         return refused
@@ -146,6 +218,30 @@ class Writer:
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+class _RecentCalls:
+    """What was acknowledged lately, in order."""
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[float, Call]] = deque()
+        self._bytes = 0
+
+    def add(self, call: Call) -> None:
+        now = time.monotonic()
+        self._calls.append((now, call))
+        self._bytes += _size(call)
+        while self._calls[0][0] < now - REMEMBERED_SECONDS or self._bytes > REMEMBERED_BYTES:
+            self._bytes -= _size(self._calls.popleft()[1])
+            if not self._calls:
+                return
+
+    def calls(self) -> list[Call]:
+        return [call for _, call in self._calls]
+
+
+def _size(call: Call) -> int:
+    return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
 
 
 def _is_passing(result: Any) -> bool:

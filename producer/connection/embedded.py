@@ -126,7 +126,7 @@ def _start_valkey(binary: Path) -> EmbeddedServer:
             _end(process, folder)
             raise
         if came_up:
-            stop = partial(_end, process, folder)
+            stop = partial(_end_in, os.getpid(), process, folder)
             atexit.register(stop)  # for whoever forgets
             return EmbeddedServer(url, "embedded Valkey", True, stop)
         _end(process, folder)  # somebody else took the port between the look and the start
@@ -142,6 +142,11 @@ def _comes_up(url: str, process: "subprocess.Popen[bytes]") -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def _end_in(owner_pid: int, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    if os.getpid() == owner_pid:  # a forked child runs its parent's exit handlers as well
+        _end(process, folder)
 
 
 def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:

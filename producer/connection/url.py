@@ -1,7 +1,7 @@
 """From a Redis URL to a client."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
@@ -75,8 +75,20 @@ class Url:
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
 
-    def new_pool(self, *, connect_timeout: float | None, connections: int) -> BlockingConnectionPool:
+    def new_pool(
+        self,
+        *,
+        connect_timeout: float | None,
+        connections: int,
+        on_connect: Callable[[], object] | None = None,
+    ) -> BlockingConnectionPool:
         """Return a pool of at most ``connections``; whoever needs one more waits for it."""
+
+        async def connected(connection: AbstractConnection) -> None:
+            await connection.on_connect()
+            if on_connect is not None:
+                on_connect()
+
         # RESP2 for all: replies have one shape on every server and release. redis-py's own retries are off,
         # because each caller knows which of its commands may be said twice, and how long it has. So is its
         # socket_timeout: it is made of asyncio.wait_for, which before Python 3.12 swallows a cancel that comes
@@ -89,6 +101,7 @@ class Url:
             socket_timeout=None,
             socket_connect_timeout=connect_timeout,
             retry=Retry(NoBackoff(), 0),
+            redis_connect_func=connected,
         )
 
     def new_connection(self) -> AbstractConnection:
@@ -97,12 +110,20 @@ class Url:
         return connection
 
 
-def connect(url: Url, *, connect_timeout: float, connections: int = 16) -> Redis:
+def connect(
+    url: Url,
+    *,
+    connect_timeout: float,
+    connections: int = 16,
+    on_connect: Callable[[], object] | None = None,
+) -> Redis:
     """Return a client; nothing is sent before its first command. Close it with ``aclose()``.
 
     Only the connect is bounded, to ``connect_timeout`` seconds: put `bounded` around what must not take for ever.
+    ``on_connect`` is called for each connection that is made, before its first command.
     """
-    return Redis.from_pool(url.new_pool(connect_timeout=connect_timeout, connections=connections))
+    pool = url.new_pool(connect_timeout=connect_timeout, connections=connections, on_connect=on_connect)
+    return Redis.from_pool(pool)
 
 
 @asynccontextmanager

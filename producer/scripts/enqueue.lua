@@ -1,9 +1,18 @@
--- Adds a job to its queue, unless the queue is at its bound.
--- KEYS  1 jobs
--- ARGV  1 job   2 bound on the queue's length, 0 for none   3 1 if this is said again, because a reply was lost
--- Result: {'added', entry id} - {'full', length, age of the oldest entry in ms}
+-- Adds a job to its queue, or to the jobs that are not due yet, unless the queue is at its bound.
+-- KEYS  1 jobs   2 later   3 control channel
+-- ARGV  1 job   2 bound on what waits, runs or is not due yet, 0 for none   3 1 if this is said again, because a
+--       reply was lost   4 delay in ms from now, 0 for none   5 instant at which it is due, 0 for none   6 message for
+--       the workers that a job is due before all others
+-- Result: {'added', entry id} - {'later', when it is due in ms} -
+--         {'full', length, ms after which there may be room}
 local bound = tonumber(ARGV[2])
-if ARGV[3] == '1' then -- it may stand there already: look at the newest entries first
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[3] == '1' then -- it may stand there already: look for it, and at the newest entries, first
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
+  if due then
+    return {'later', string.format('%.0f', tonumber(due))}
+  end
   for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1000)) do
     if entry[2][2] == ARGV[1] then
       return {'added', entry[1]}
@@ -11,12 +20,23 @@ if ARGV[3] == '1' then -- it may stand there already: look at the newest entries
   end
 end
 if bound > 0 then
-  local length = redis.call('XLEN', KEYS[1])
-  if length >= bound then
-    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
-    local now = redis.call('TIME')
-    local age = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(string.match(oldest, '^%d+'))
-    return {'full', length, age}
+  local queued, delayed = redis.call('XLEN', KEYS[1]), redis.call('ZCARD', KEYS[2])
+  if queued + delayed >= bound then
+    if queued > 0 then
+      -- If the oldest job has been here for a while, about as many as are queued have passed in that time.
+      local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
+      return {'full', queued + delayed, math.floor((now - tonumber(string.match(oldest, '^%d+'))) / queued)}
+    end
+    return {'full', delayed, math.floor(tonumber(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2])) - now}
   end
 end
-return {'added', redis.call('XADD', KEYS[1], '*', 'job', ARGV[1])}
+local due = math.max(now + tonumber(ARGV[4]), tonumber(ARGV[5]))
+if due <= now then
+  return {'added', redis.call('XADD', KEYS[1], '*', 'job', ARGV[1])}
+end
+local score = string.format('%.0f', due)
+redis.call('ZADD', KEYS[2], 'NX', score, ARGV[1])
+if redis.call('ZRANGE', KEYS[2], 0, 0)[1] == ARGV[1] then
+  redis.call('PUBLISH', KEYS[3], ARGV[6])
+end
+return {'later', score}

@@ -29,15 +29,27 @@ class AttemptError:
 
 def pack_errors(errors: Sequence[AttemptError]) -> bytes:
     """Return the last errors as bytes."""
-    return pack({"errors": [error.body() for error in errors[-MAX_ERRORS:]]})
+    return pack({"errors": _bodies(errors)})
 
 
 def unpack_errors(data: bytes) -> tuple[AttemptError, ...]:
     """Read the errors; what cannot be read is none: a history is never worth losing a job for."""
+    return _errors(_map(data))
+
+
+def _map(data: bytes) -> Mapping[str, Any]:
     try:
-        items = unpack_map(data, max_bytes=MAX_ERRORS_BYTES).get("errors")
+        return unpack_map(data, max_bytes=MAX_ERRORS_BYTES)
     except WireError:
-        return ()
+        return {}
+
+
+def _bodies(errors: Sequence[AttemptError]) -> list[dict[str, Any]]:
+    return [error.body() for error in errors[-MAX_ERRORS:]]
+
+
+def _errors(body: Mapping[str, Any]) -> tuple[AttemptError, ...]:
+    items = body.get("errors")
     return tuple(_error(item) for item in items if isinstance(item, dict)) if isinstance(items, list) else ()
 
 
@@ -69,6 +81,30 @@ class DeadLetter:
     errors: tuple[AttemptError, ...] = ()
     entry: str = ""
     worker: str = ""
+
+    def summary(self) -> bytes:
+        """Return why the job is dead, without the job: for its record, until it is buried."""
+        words = {"id": self.job_id, "code": self.code, "reason": self.reason, "provider": self.provider}
+        return pack({**words, "attempts": self.attempts, "errors": _bodies(self.errors)})
+
+    @classmethod
+    def from_summary(cls, data: bytes, job: bytes) -> "DeadLetter":
+        """Make the letter of ``job`` from its summary; what is missing or odd is empty."""
+        body = _map(data)
+
+        def text(name: str) -> str:
+            return str(body.get(name, ""))
+
+        attempts = body.get("attempts")
+        return cls(
+            job=job,
+            job_id=text("id"),
+            code=text("code"),
+            reason=text("reason"),
+            attempts=attempts if isinstance(attempts, int) else 0,
+            provider=text("provider"),
+            errors=_errors(body),
+        )
 
     def fields(self) -> dict[str, str | bytes | int]:
         """The fields of the stream's entry."""

@@ -102,6 +102,8 @@ class Job(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = DEFAULT_MAX_ATTEMPTS
     on_retry: Literal["restart", "fail", "continue"] = "restart"
     """What a retry does once text is out."""
+    turn: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """How often workers have put the job off; theirs to count, so that they know an old entry of it."""
     metadata: PlainMap = Field(default_factory=dict)
     """The caller's own; carried along, never sent to a provider."""
     trace: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
@@ -144,6 +146,13 @@ class Job(BaseModel):
             return cls.model_validate(known)
         except ValidationError as error:
             raise WireError(explain(error)) from error
+
+    @staticmethod
+    def next_turn(data: bytes) -> bytes:
+        """Return the bytes of a job as it is put off once more; all else in them stays, known or not."""
+        body = unpack_map(data, max_bytes=MAX_JOB_BYTES)
+        again = pack({**body, "turn": body.get("turn", 0) + 1})
+        return again if len(again) <= MAX_JOB_BYTES else data
 
     @staticmethod
     def id_in(data: bytes) -> str | None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 GROUP = "workers"
 """The consumer group of every jobs stream, made at 0 so that it sees jobs older than itself."""
 
+NOBODY = "-"
+"""The consumer of that group which holds what was released, until somebody reclaims it."""
+
 FRAME_FIELD = "f"
 """The one field of a log entry: the frame's bytes."""
 

@@ -2,15 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from producer import Cancellation, Cancelled, Done, JobCancelled, JobNotFound, Producer
+from producer import (
+    Cancellation,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    JobCancelled,
+    JobNotFound,
+    Producer,
+    ResultTimeout,
+    Started,
+    Waiting,
+)
 from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
+from tests.support.scribe import Scribe
 from worker.providers.registry import Provider, Registry
 
 
@@ -82,8 +96,83 @@ async def test_too_late_is_said(producer: Producer, start_worker: StartWorker) -
 
 
 async def test_unknown_is_said(producer: Producer) -> None:
-    with pytest.raises(JobNotFound):
-        await producer.cancel("nobody")
+    for wait in (None, 5):
+        with pytest.raises(JobNotFound):
+            await producer.cancel("nobody", wait=wait)
+
+
+async def test_who_waits_is_told_that_a_running_job_was_cancelled(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    assert await producer.cancel(job.id, wait=30) is Cancellation.CANCELLED
+    assert (await producer.status(job.id)).status == "cancelled"
+    assert gate.open_calls == 0
+    assert await producer.cancel(job.id, wait=30) is Cancellation.FINISHED
+
+
+async def test_who_waits_for_a_job_that_nobody_runs_does_not_wait(producer: Producer) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    assert await producer.cancel(job.id, wait=0) is Cancellation.CANCELLED
+
+
+async def until_listened_to(redis: Redis, channel: str) -> None:
+    while (await redis.pubsub_numsub(channel))[0][1] == 0:
+        pass
+
+
+async def running_by_hand(producer: Producer, redis: Redis, keys: Keys) -> tuple[str, Scribe]:
+    """A job that a worker runs which never looks for a cancel; its log is the test's to write."""
+    job = await producer.enqueue("x", provider="echo")
+    await redis.hset(keys.record(job.id), mapping={"status": "running", "attempt": 5, "number": 1})
+    return job.id, Scribe(redis, keys, job.id)
+
+
+async def test_a_job_that_does_not_end_in_time_is_a_timeout_and_the_cancel_stands(
+    producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    job_id, _ = await running_by_hand(producer, redis, keys)
+    with pytest.raises(ResultTimeout, match=r"within 0\.05 s; its cancel stands"):
+        await producer.cancel(job_id, reason="enough", wait=0.05)
+    assert await redis.get(keys.cancel(job_id)) == b"enough"
+
+
+@pytest.mark.parametrize("first", [Started("5-0", 1, "echo", "w1"), None], ids=["started", "never started"])
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (Done("5-1", "stop", 0), Cancellation.FINISHED),
+        (Failed("5-1", "cut", "?", 1), Cancellation.FINISHED),
+        (Cancelled("5-1", "enough", True), Cancellation.CANCELLED),
+    ],
+)
+async def test_who_waits_is_told_which_end_it_came_to(
+    producer: Producer, redis: Redis, keys: Keys, first: Event | None, end: Event, outcome: Cancellation
+) -> None:
+    job_id, scribe = await running_by_hand(producer, redis, keys)
+    if first is None:
+        end = replace(end, id="5-0")  # an attempt that never starts has its end there
+    else:
+        await scribe.write(first)
+    waiting = asyncio.create_task(producer.cancel(job_id, wait=30))
+    await until_listened_to(redis, keys.events(job_id))
+    await scribe.write(end)
+    assert await waiting is outcome
+
+
+async def test_who_waits_goes_on_waiting_while_the_job_goes_to_another_attempt(
+    producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    job_id, scribe = await running_by_hand(producer, redis, keys)
+    await scribe.log(Started("4-0", 1, "echo", "w1"))  # an earlier attempt, with a number right below
+    await scribe.log(Started("5-0", 1, "echo", "w1"), Waiting("5-1", 0, "retry"))
+    waiting = asyncio.create_task(producer.cancel(job_id, wait=30))
+    await until_listened_to(redis, keys.events(job_id))
+    await scribe.write(Cancelled("9-0", "enough", True))
+    assert await waiting is Cancellation.CANCELLED
 
 
 async def test_cancelling_twice_is_too_late_the_second_time(producer: Producer) -> None:

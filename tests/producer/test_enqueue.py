@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer import (
     Cancellation,
@@ -20,15 +18,19 @@ from producer import (
     Producer,
     QueueFull,
     Unavailable,
-    scripts,
 )
-from producer.connection import Call, ScriptRunner
+from producer.connection import Call
 from producer.intake import new_job
+from producer.submission import _accept, submit, withdraw
 from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
+from tests.support.lossy import LOST, LosesReplies
 from tests.support.servers import Server
+from tests.support.stepped import Stepped, interleaved
+
+NOTHING_LEFT, ON_ITS_WAY = 1, 0
 
 
 async def stored(redis: Redis, prefix: str) -> set[str]:
@@ -93,7 +95,7 @@ async def test_a_job_with_a_late_deadline_lives_until_then(
     ],
 )
 def test_a_deadline_is_seconds_a_timedelta_or_an_instant(deadline: Any, seconds: float) -> None:
-    job, _ = new_job("x", {"deadline": deadline() if callable(deadline) else deadline})
+    job = new_job("x", {"deadline": deadline() if callable(deadline) else deadline}).job
     assert job.deadline is not None
     assert abs(job.deadline / 1000 - (time.time() + seconds)) < 60
 
@@ -126,10 +128,7 @@ async def test_an_ended_job_is_not_run_again_under_its_id(
 async def test_what_a_producer_left_half_done_is_completed_by_the_next_caller(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:
-    names = [keys.log("mine"), keys.record("mine"), keys.cancel("mine"), keys.events("mine")]
-    queued = b"\x83\xa2id\xa30-1\xa4type\xa6queued\xa5queue\xa7default"
-    accept = scripts.ACCEPT.on(names, queued, UNCONFIRMED_MS, "default", "echo", "", 0, "token")
-    await producer._link.run(accept)  # … and here it dies
+    await producer._link.run(accepting(keys, "token"))  # … and here it dies
     assert 0 < await redis.pttl(keys.record("mine")) <= UNCONFIRMED_MS
     await producer.enqueue("hello", provider="echo", id="mine")
     assert await redis.pttl(keys.record("mine")) > UNCONFIRMED_MS
@@ -189,6 +188,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "provider: ": ("x", {"provider": ["a b"]}),
     "model": ("x", {"model": ""}),
     "metadata": ("x", {"metadata": [1]}),
+    "delay": ("x", {"delay": "soon"}),
+    "delay: it is neg": ("x", {"delay": -1}),
+    "delay: it leads": ("x", {"delay": timedelta(days=366 * 9000)}),
+    "delay: cannot": ("x", {"delay": float("nan")}),
+    "delay: it is given together": ("x", {"delay": 1, "at": datetime.now(UTC)}),
+    "at": ("x", {"at": 5}),
+    "at: a datetime without": ("x", {"at": datetime(2030, 1, 1)}),  # noqa: DTZ001 - what is refused
     "colour: no such field": ("x", {"colour": "red"}),
 }
 
@@ -276,53 +282,89 @@ def test_a_prefix_with_braces_is_refused() -> None:
         Producer("redis://localhost", prefix="{x}")
 
 
-class LosesReplies:
-    """A runner of scripts whose first replies get lost after the scripts were run."""
-
-    def __init__(self, runner: ScriptRunner, lose: int) -> None:
-        self._runner = runner
-        self._lose = lose
-
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
-        results = await self._runner.run(calls)
-        self._lose -= 1
-        if self._lose >= 0:
-            raise RedisConnectionError("the reply was lost")
-        return results
-
-
 @pytest.mark.parametrize("own_id", [None, "mine"])
-@pytest.mark.parametrize("lost", range(1, 5))
+@pytest.mark.parametrize("delay", [0, 60])
+@pytest.mark.parametrize("lost", LOST, ids=str)
 async def test_a_lost_reply_neither_doubles_a_job_nor_takes_it_for_refused(
-    server: Server, prefix: str, redis: Redis, keys: Keys, own_id: str | None, lost: int
+    server: Server, prefix: str, redis: Redis, keys: Keys, own_id: str | None, delay: int, lost: set[int]
 ) -> None:
     """G11: `QueueFull` means that nothing was written; an entry of our own is no reason for it."""
     async with Producer(server.url, prefix=prefix, max_queue_length=1) as producer:
         producer._link._scripts = LosesReplies(producer._link._scripts, lost)  # type: ignore[assignment]
-        job = await producer.enqueue("x", provider="echo", id=own_id)
-        assert [queued.id for queued in await queued_jobs(redis, keys.jobs("default"))] == [job.id]
+        job = await producer.enqueue("x", provider="echo", id=own_id, delay=delay)
+        queued = [job.id for job in await queued_jobs(redis, keys.jobs("default"))]
+        later = [Job.decode(body).id for body in await redis.zrange(keys.later("default"), 0, -1)]
+        assert (later if delay else queued) == [job.id]
+        assert len(queued + later) == 1
         assert (await producer.status(job.id)).status == "queued"
 
 
+def accepting(keys: Keys, token: str) -> Call:
+    """The first step of a producer that enqueues the job `mine`."""
+    return _accept(keys, new_job("x", {"id": "mine", "provider": "echo"}), token, UNCONFIRMED_MS)
+
+
 async def test_who_finds_the_queue_full_does_not_take_back_what_another_has_queued(
-    server: Server, prefix: str, redis: Redis, keys: Keys
+    producer: Producer, keys: Keys
 ) -> None:
-    async with Producer(server.url, prefix=prefix) as roomy:
-        names = [keys.log("mine"), keys.record("mine")]
-        accept = [*names, keys.cancel("mine"), keys.events("mine")]
-        arguments = (
-            b"\x83\xa2id\xa30-1\xa4type\xa6queued\xa5queue\xa7default",
-            60_000,
-            "default",
-            "echo",
-            "",
-            0,
-        )
-        await roomy._link.run(scripts.ACCEPT.on(accept, *arguments, "the other one"))
-        await roomy.enqueue("x", provider="echo", id="mine")
-        (withdrawn,) = await roomy._link.run(scripts.WITHDRAW.on(names, "the other one"))
-        assert withdrawn == -1
-        assert (await roomy.status("mine")).status == "queued"
+    await producer._link.run(accepting(keys, "other-one"))
+    await producer.enqueue("x", provider="echo", id="mine")
+    assert await withdraw(producer._link, keys, "mine", "other-one") == ON_ITS_WAY
+    assert (await producer.status("mine")).status == "queued"
+
+
+async def test_who_finds_the_queue_full_leaves_the_job_to_one_that_is_still_enqueueing_it(
+    server: Server, prefix: str, producer: Producer, keys: Keys
+) -> None:
+    """The other one is between its two steps: it may yet find room."""
+    await producer.enqueue("in the way", provider="echo")
+    await producer._link.run(accepting(keys, "other-one"))
+    async with Producer(server.url, prefix=prefix, max_queue_length=1) as refused:
+        with pytest.raises(QueueFull):
+            await refused.enqueue("x", provider="echo", id="mine")
+    assert (await producer.status("mine")).status == "queued"
+    assert await withdraw(producer._link, keys, "mine", "other-one") == NOTHING_LEFT
+    with pytest.raises(JobNotFound):
+        await producer.status("mine")
+
+
+async def test_of_many_callers_that_a_full_queue_refuses_nothing_is_left(
+    server: Server, prefix: str, redis: Redis
+) -> None:
+    """G11: one own id, many callers at once, all refused: the last one takes the job back."""
+    async with Producer(server.url, prefix=prefix, max_queue_length=1) as producer:
+        await producer.enqueue("in the way", provider="echo")
+        before = await stored(redis, prefix)
+        for _ in range(5):
+            calls = (producer.enqueue("x", provider="echo", id="mine") for _ in range(12))
+            refusals = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(refusal) for refusal in refusals] == [QueueFull] * 12
+            assert await stored(redis, prefix) == before
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_callers_of_one_id_at_a_queue_with_little_room_end_with_one_job_or_none(
+    producer: Producer, redis: Redis, keys: Keys, seed: int
+) -> None:
+    """G11, in every kind of order: some of the callers find room, some do not, at any of their steps."""
+    for number in range(2):
+        await redis.xadd(keys.jobs("default"), {"job": f"in the way {number}"})
+
+    async def enqueue(link: Stepped) -> None:
+        bound = 2 + links.index(link) % 2  # one caller out of two finds a place
+        new = new_job("x", {"id": "mine", "provider": "echo"})
+        await submit(link, keys, new, bound=bound)
+
+    links = [Stepped(producer._link) for _ in range(2 + seed % 4)]
+    outcomes = await interleaved(links, enqueue, seed)
+    assert all(outcome is None or isinstance(outcome, QueueFull) for outcome in outcomes)
+    entries = await redis.xlen(keys.jobs("default")) - 2
+    assert entries == 1 or not any(outcome is None for outcome in outcomes)
+    assert await redis.hget(keys.record("mine"), "confirmed") == (b"1" if entries else None)
+    if entries:
+        assert await redis.pttl(keys.record("mine")) > UNCONFIRMED_MS
+    else:
+        assert await redis.exists(keys.record("mine"), keys.log("mine")) == 0
 
 
 async def test_a_stream_whose_first_step_is_cancelled_is_still_one_job(

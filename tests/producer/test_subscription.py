@@ -163,11 +163,11 @@ async def test_what_is_written_between_two_looks_at_the_log_is_read(
     async def look_and_be_overtaken() -> object:
         nonlocal looks
         looks += 1
-        page, tail = await look()
+        page, tail, deadline_in = await look()
         if looks == 2:  # the page was empty; now everything else is written, and the tail shows it
             await scribe.log(*WHOLE[1:])
             tail = await redis.xrevrange(keys.log(JOB), count=1)
-        return page, tail
+        return page, tail, deadline_in
 
     subscription._ask_patiently = look_and_be_overtaken
     assert await read(subscription, 1) == [QUEUED]

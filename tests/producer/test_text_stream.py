@@ -80,6 +80,33 @@ async def test_text_comes_chunk_by_chunk() -> None:
     assert [text async for text in stream(source)] == ["a", "b", "c"]
 
 
+async def test_all_text_that_is_ready_is_read_at_once_until_the_end() -> None:
+    source = Scripted(
+        live(Queued("0-1", "q")), live(started(1), chunk("a"), chunk("b")), live(chunk("c"), DONE)
+    )
+    reading = stream(source)
+    assert await reading.read() == ("a", "b")
+    assert await anext(reading) == "c"
+    assert [await reading.read(), await reading.read()] == [(), ()]
+    assert [text async for text in reading] == []
+
+
+async def test_reading_all_at_once_leaves_what_was_handed_out_counted() -> None:
+    source = Scripted(live(started(1), chunk("abc"), chunk("d")), live(started(2, keeps=3), chunk("X"), DONE))
+    restarts: list[int] = []
+    reading = stream(source, restarts)
+    assert [await anext(reading), await reading.read()] == ["abc", ("d",)]
+    assert [await reading.read(), restarts] == [("X",), [3]]
+
+
+async def test_reading_all_at_once_raises_the_failure_after_the_text_and_again() -> None:
+    reading = stream(Scripted(live(started(1), chunk("abc"), Failed("1-2", "cut", "it was cut", 1))))
+    assert await reading.read() == ("abc",)
+    for _ in range(2):
+        with pytest.raises(JobFailed, match="it was cut"):
+            await reading.read()
+
+
 async def test_reasoning_and_calls_are_not_text() -> None:
     source = Scripted(live(started(1), Reasoning("1-1", "hm"), ToolCall("1-2", {}), chunk("a"), DONE))
     assert [text async for text in stream(source)] == ["a"]

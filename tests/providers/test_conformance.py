@@ -7,6 +7,7 @@ about HTTP (``EVERY``) and in no other.
 import asyncio
 import gc
 import gzip
+import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
@@ -22,10 +23,12 @@ from worker.providers.errors import (
     Broken,
     Cut,
     NotAStream,
+    Overloaded,
     ProviderError,
     RateLimited,
     Refused,
     TimedOut,
+    Unauthorized,
     Unreachable,
 )
 
@@ -182,8 +185,9 @@ async def test_a_chunk_is_handed_on_before_the_next_one_is_sent(protocol: Protoc
         ("301 Moved Permanently", Refused),
         ("307 Temporary Redirect", Refused),
         ("400 Bad Request", Refused),
-        ("401 Unauthorized", Refused),
-        ("403 Forbidden", Refused),
+        ("401 Unauthorized", Unauthorized),
+        ("402 Payment Required", Unauthorized),
+        ("403 Forbidden", Unauthorized),
         ("404 Not Found", Refused),
         ("408 Request Timeout", TimedOut),
         ("422 Unprocessable Entity", Refused),
@@ -206,26 +210,123 @@ async def test_a_status_decides_the_class_of_the_error(
         assert len(upstream.requests) == 1
     assert type(error) is kind
     assert error.status == int(status[:3])
+    assert error.retry_after is None
+
+
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
 @over_http
 @pytest.mark.parametrize(
-    ("header", "kept"),
+    ("status", "kind"),
     [
-        ({"Retry-After": "17"}, "17"),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "Wed, 21 Oct 2015 07:28:00 GMT"),
-        ({"retry-after-ms": "1500"}, "1500ms"),
-        ({"Retry-After": "2", "retry-after-ms": "1500"}, "2"),
-        ({}, None),
+        ("429 Too Many Requests", RateLimited),
+        ("503 Service Unavailable", Overloaded),
+        ("529 Overloaded", Overloaded),
     ],
 )
-async def test_a_rate_limit_tells_when_to_come_back(
-    protocol: Protocol, header: dict[str, str], kept: str | None, http: Http
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "17"}, 17.0),
+        ({"Retry-After": "0.25"}, 0.25),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": "2", "retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": DATE.replace("28:00", "28:42"), "Date": DATE}, 42.0),
+    ],
+)
+async def test_a_service_under_load_tells_when_to_come_back(
+    protocol: Protocol,
+    status: str,
+    kind: type[ProviderError],
+    headers: dict[str, str],
+    seconds: float,
+    http: Http,
 ) -> None:
-    async with Upstream(answering(whole(b"", "429 Too Many Requests", **header))) as upstream:
+    async with Upstream(answering(whole(b"", status, **headers))) as upstream:
         error = await failure(protocol.ask(upstream.url, http=http))
-    assert isinstance(error, RateLimited)
-    assert error.retry_after == kept
+    assert type(error) is kind
+    assert error.retry_after == pytest.approx(seconds)
+
+
+@over_http
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("400 Bad Request", Refused),
+        ("401 Unauthorized", Unauthorized),
+        ("408 Request Timeout", TimedOut),
+        ("500 Internal Server Error", Broken),
+        ("502 Bad Gateway", Broken),
+    ],
+)
+async def test_elsewhere_a_time_to_come_back_changes_nothing(
+    protocol: Protocol, status: str, kind: type[ProviderError], http: Http
+) -> None:
+    async with Upstream(answering(whole(b"", status, retry_after="17"))) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert type(error) is kind
+    assert error.retry_after is None
+
+
+@over_http
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"x-ratelimit-remaining-requests": "0"}])
+async def test_without_a_time_to_come_back_a_503_is_broken_and_a_429_still_a_limit(
+    protocol: Protocol, headers: dict[str, str], http: Http
+) -> None:
+    for status, kind in (("503 Service Unavailable", Broken), ("429 Too Many Requests", RateLimited)):
+        async with Upstream(answering(whole(b"", status, **headers))) as upstream:
+            error = await failure(protocol.ask(upstream.url, http=http))
+        assert type(error) is kind
+        assert error.retry_after is None
+
+
+@over_http
+async def test_a_limit_that_is_used_up_tells_when_it_is_refilled(protocol: Protocol, http: Http) -> None:
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m2.5s"}
+    async with Upstream(answering(whole(b"", "429 Too Many Requests", **headers))) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert type(error) is RateLimited
+    assert error.retry_after == 62.5
+
+
+@over_http
+@pytest.mark.parametrize(
+    "said",
+    [{"code": "insufficient_quota"}, {"type": "insufficient_quota", "code": "credit_balance_exhausted"}],
+)
+async def test_a_429_because_of_an_empty_account_is_no_limit_that_passes(
+    protocol: Protocol, said: dict[str, str], http: Http
+) -> None:
+    body = json.dumps({"error": {"message": "You exceeded your current quota.", **said}}).encode()
+    async with Upstream(answering(whole(body, "429 Too Many Requests", retry_after="3"))) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+        assert error.message.startswith(
+            f"the quota of this key is used up: {upstream.netloc} answered 429 Too Many Requests: "
+        )
+    assert type(error) is Unauthorized
+    assert (error.status, error.retry_after) == (429, None)
+
+
+@over_http
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "insufficient_quota", "code": "rate_limit_exceeded"}}',
+        b'{"error": "insufficient_quota"}',
+        b'[{"error": {"code": "insufficient_quota"}}]',
+        b'{"code": "insufficient_quota"}',
+        b"insufficient_quota",
+        b'{"error": {"code": ["insufficient_quota"]}}',
+        b"[" * 60_000,
+        b"",
+    ],
+)
+async def test_the_field_decides_whether_a_429_passes_and_never_the_text(
+    protocol: Protocol, body: bytes, http: Http
+) -> None:
+    async with Upstream(answering(whole(body, "429 Too Many Requests"))) as upstream:
+        assert type(await failure(protocol.ask(upstream.url, http=http))) is RateLimited
 
 
 @over_http
@@ -244,7 +345,7 @@ async def test_a_refusal_stays_a_refusal_when_its_body_breaks_off(protocol: Prot
     async with Upstream(answering_and_closing(response)) as upstream:
         error = await failure(protocol.ask(upstream.url, http=http))
         assert error.message == f"{upstream.netloc} answered 403 Forbidden: No, bec"
-    assert type(error) is Refused
+    assert type(error) is Unauthorized
 
 
 @over_http

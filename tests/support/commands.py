@@ -20,7 +20,9 @@ def parse(argv: list[str], environ: Mapping[str, str], monkeypatch: pytest.Monke
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     program, *arguments = argv
-    group: Any = get_command(APPS[program])
-    context = group.make_context(program, list(arguments))
-    name, command, rest = group.resolve_command(context, arguments)
-    return dict(command.make_context(name, rest, parent=context).params)
+    command: Any = get_command(APPS[program])
+    context = command.make_context(program, list(arguments))
+    while hasattr(command, "resolve_command"):  # a group, such as `chat-producer dead`
+        name, command, arguments = command.resolve_command(context, arguments)
+        context = command.make_context(name, list(arguments), parent=context)
+    return dict(context.params)

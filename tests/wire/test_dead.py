@@ -1,5 +1,7 @@
 """Dead letters: what a worker wrote is what an operator reads, whoever wrote it."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,8 @@ def test_a_dead_letter_is_read_as_it_was_written(
 ) -> None:
     letter = DeadLetter(job, id_, code, reason, attempts, "groq", tuple(history), "1-1", "w1")
     assert DeadLetter.from_fields(as_redis_returns(letter)) == letter
+    there_and_back = DeadLetter.from_summary(letter.summary(), job)
+    assert replace(there_and_back, entry="1-1", worker="w1") == letter
 
 
 @given(st.lists(errors, min_size=MAX_ERRORS + 1, max_size=MAX_ERRORS + 3))

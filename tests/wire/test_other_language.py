@@ -78,7 +78,7 @@ class ForeignClient:
 
     # -- enqueue
 
-    async def enqueue(self, text: str, **fields: Any) -> str:
+    async def enqueue(self, text: str, *, delay_ms: int = 0, **fields: Any) -> str:
         """Put a job on its queue; with an ``id`` of the caller's own, at most once."""
         own_id = "id" in fields
         job = {
@@ -90,21 +90,28 @@ class ForeignClient:
             "provider": "echo",
             **fields,
         }
+        due = await self.now_ms() + delay_ms if delay_ms else None
         if not own_id:
-            assert await self.accept(job, WEEK_MS) is not None
-            await self.add(job)
-        elif await self.accept_once(job):
-            await self.add(job)
-            await self.confirm(job["id"])
+            assert await self.accept(job, WEEK_MS + delay_ms, due) is not None
+            await self.add(job, due)
+        elif await self.accept_once(job, due):
+            await self.add(job, due)
+            await self.confirm(job["id"], WEEK_MS + delay_ms)
         return str(job["id"])
 
-    async def accept(self, job: dict[str, Any], ttl_ms: int) -> Any:
+    async def now_ms(self) -> int:
+        seconds, microseconds = await self.say("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def accept(self, job: dict[str, Any], ttl_ms: int, due: int | None = None) -> Any:
         log, record, cancel, events = (
             self.job_key(job["id"], name) for name in ("log", "record", "cancel", "events")
         )
         frame = pack({"id": "0-1", "type": "queued", "queue": job["queue"]})
         status = ("status", "queued", "queue", job["queue"], "provider", job["provider"])
         status += ("model", job.get("model", ""), "created_at", job["created_at"], "attempt", 0, "number", 0)
+        status += ("deadline", job["deadline"]) if "deadline" in job else ()
+        status += ("due", due) if due else ()
         return await self.transaction(
             ("DEL", log, cancel),
             ("XADD", log, "0-1", "f", frame),
@@ -114,22 +121,28 @@ class ForeignClient:
             ("PUBLISH", events, frame),
         )
 
-    async def accept_once(self, job: dict[str, Any]) -> bool:
+    async def accept_once(self, job: dict[str, Any], due: int | None = None) -> bool:
         record = self.job_key(job["id"], "record")
         while True:
             await self.say("WATCH", record)
             status, confirmed = await self.say("HMGET", record, "status", "confirmed")
             if status is None:
-                if await self.accept(job, MINUTE_MS) is not None:
+                if await self.accept(job, MINUTE_MS, due) is not None:
                     return True
                 continue
             await self.say("UNWATCH")
             return bool(status == b"queued" and confirmed is None)
 
-    async def add(self, job: dict[str, Any]) -> None:
-        await self.say("XADD", self.queue_key(job["queue"], "jobs"), "*", "job", pack(job))
+    async def add(self, job: dict[str, Any], due: int | None = None) -> None:
+        jobs, later, control = (self.queue_key(job["queue"], name) for name in ("jobs", "later", "control"))
+        if due is None:
+            await self.say("XADD", jobs, "*", "job", pack(job))
+            return
+        await self.say("ZADD", later, "NX", due, pack(job))
+        if await self.say("ZRANGE", later, 0, 0) == [pack(job)]:
+            await self.say("PUBLISH", control, pack({"type": "later"}))
 
-    async def confirm(self, job_id: str) -> None:
+    async def confirm(self, job_id: str, ttl_ms: int = WEEK_MS) -> None:
         log, record = self.job_key(job_id, "log"), self.job_key(job_id, "record")
         while True:
             await self.say("WATCH", record)
@@ -138,7 +151,7 @@ class ForeignClient:
                 return
             confirm = ("HSET", record, "confirmed", 1)
             if (
-                await self.transaction(confirm, ("PEXPIRE", log, WEEK_MS), ("PEXPIRE", record, WEEK_MS))
+                await self.transaction(confirm, ("PEXPIRE", log, ttl_ms), ("PEXPIRE", record, ttl_ms))
                 is not None
             ):
                 return
@@ -186,23 +199,15 @@ class ForeignClient:
 
     async def cancel(self, job_id: str, reason: str) -> str:
         """Return what came of it: ``cancelled``, ``requested``, ``too late`` or ``unknown``."""
-        log, record, events = (self.job_key(job_id, name) for name in ("log", "record", "events"))
+        log, record = (self.job_key(job_id, name) for name in ("log", "record"))
         while True:
             await self.say("WATCH", record, log)
             status, attempt, queue = await self.say("HMGET", record, "status", "attempt", "queue")
-            seconds, microseconds = await self.say("TIME")
+            now = await self.now_ms()
             if status in (b"queued", b"waiting"):
-                now = int(seconds) * 1000 + int(microseconds) // 1000
                 own = max(now, int(attempt) + 1)
                 body = {"id": f"{own}-0", "type": "cancelled", "reason": reason, "upstream_closed": True}
-                ended = await self.transaction(
-                    ("XADD", log, "NOMKSTREAM", f"{own}-0", "f", pack(body)),
-                    ("HSET", record, "status", "cancelled", "attempt", own, "finished_at", now),
-                    ("PEXPIRE", log, WEEK_MS),
-                    ("PEXPIRE", record, WEEK_MS),
-                    ("PUBLISH", events, pack(body)),
-                )
-                if ended is not None:
+                if await self.end(job_id, "cancelled", own, now, pack(body)) is not None:
                     return "cancelled"
             elif status == b"running":
                 mark = ("SET", self.job_key(job_id, "cancel"), reason, "PX", WEEK_MS)
@@ -213,6 +218,35 @@ class ForeignClient:
             else:
                 await self.say("UNWATCH")
                 return "too late" if status else "unknown"
+
+    async def end(self, job_id: str, status: str, attempt: int, now: int, frame: bytes) -> Any:
+        log, record, events = (self.job_key(job_id, name) for name in ("log", "record", "events"))
+        return await self.transaction(
+            ("XADD", log, "NOMKSTREAM", f"{attempt}-0", "f", frame),
+            ("HSET", record, "status", status, "attempt", attempt, "finished_at", now),
+            ("PEXPIRE", log, WEEK_MS),
+            ("PEXPIRE", record, WEEK_MS),
+            ("PUBLISH", events, frame),
+        )
+
+    # -- deadline
+
+    async def expire(self, job_id: str) -> bool:
+        """End the job if its deadline has passed and nobody runs it."""
+        log, record = self.job_key(job_id, "log"), self.job_key(job_id, "record")
+        while True:
+            await self.say("WATCH", record, log)
+            fields = ("status", "attempt", "number", "deadline")
+            status, attempt, number, deadline = await self.say("HMGET", record, *fields)
+            now = await self.now_ms()
+            if status not in (b"queued", b"waiting") or deadline is None or now < int(deadline):
+                await self.say("UNWATCH")
+                return False
+            own = max(now, int(attempt) + 1)
+            body = {"id": f"{own}-0", "type": "failed", "code": "deadline_exceeded"}
+            body |= {"message": "nobody took it in time", "attempts": int(number)}
+            if await self.end(job_id, "failed", own, now, pack(body)) is not None:
+                return True
 
 
 async def _next_frame(live: AbstractConnection, tail_check: float) -> list[Event]:
@@ -358,6 +392,20 @@ async def test_its_cancelled_job_never_starts(foreign: ForeignClient, start_work
     assert await foreign.cancel(job_id, "again") == "too late"
 
 
+async def test_it_ends_a_job_whose_deadline_has_passed(foreign: ForeignClient, producer: Producer) -> None:
+    early = await foreign.enqueue("x", deadline=int((time() + 3600) * 1000))
+    assert not await foreign.expire(early)
+    late = await foreign.enqueue("x", deadline=5)
+    assert await foreign.expire(late)
+    assert not await foreign.expire(late)
+    events = [event async for event in producer.subscribe(late)]
+    assert [event.type for event in events] == ["queued", "failed"]
+    theirs = await producer.enqueue("x", provider="echo", deadline=-60)
+    assert await foreign.expire(theirs.id)
+    ours = await foreign.enqueue("x", deadline=5)
+    assert [event.type async for event in producer.subscribe(ours)] == ["queued", "failed"]
+
+
 async def test_it_cancels_a_running_job(foreign: ForeignClient, start_worker: StartWorker) -> None:
     job_id = await foreign.enqueue("ab", options={"chunk_size": 1, "delay": 60})
     await start_worker()
@@ -421,6 +469,37 @@ async def test_what_it_leaves_in_redis_is_what_a_producer_leaves(
     one_entry, other_entry = await foreign.say("XRANGE", keys.jobs("default"), "-", "+")
     jobs = [msgpack.unpackb(fields[1]) for _, fields in (one_entry, other_entry)]
     assert jobs[0].keys() == jobs[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("our_id", "their_id"), [(None, None), ("ours", "theirs")], ids=["random id", "own id"]
+)
+async def test_its_delayed_job_is_what_a_producers_is(
+    foreign: ForeignClient,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+    our_id: str | None,
+    their_id: str | None,
+) -> None:
+    ours = (await producer.enqueue("hello", provider="echo", id=our_id, delay=3600, deadline=7200)).id
+    deadline = int((time() + 7200) * 1000)
+    fields = {"id": their_id} if their_id else {}
+    theirs = await foreign.enqueue("hello", delay_ms=HOUR_MS, deadline=deadline, **fields)
+    dues = [
+        await redis.zscore(keys.later("default"), body)
+        for body in await foreign.say("ZRANGE", keys.later("default"), 0, -1)
+    ]
+    assert len(dues) == 2
+    assert dues[1] - dues[0] < MINUTE_MS
+    records = [await redis.hgetall(keys.record(job_id)) for job_id in (ours, theirs)]
+    records[0].pop(b"acceptance")
+    for name in (b"due", b"deadline", b"created_at"):
+        assert 0 <= int(records[1].pop(name)) - int(records[0].pop(name)) < MINUTE_MS
+    assert records[0] == records[1]
+    for key in (keys.log, keys.record):
+        lives = [await redis.pttl(key(job_id)) for job_id in (ours, theirs)]
+        assert all(WEEK_MS + HOUR_MS - MINUTE_MS < life <= WEEK_MS + HOUR_MS for life in lives)
 
 
 async def test_a_producer_reads_and_cancels_its_jobs(

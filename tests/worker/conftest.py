@@ -9,7 +9,9 @@ from redis.asyncio import Redis
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.support.servers import Server
+from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
+from worker.holdings import Holdings
 from worker.queue import Queue
 from worker.settings import Settings
 from worker.writer import Writer
@@ -31,8 +33,23 @@ def log(writer: Writer, keys: Keys) -> EventLog:
 
 
 @pytest.fixture
-async def queue(redis: Redis, writer: Writer, keys: Keys, server: Server) -> Queue:
-    settings = Settings(redis_url=server.url, name="w1", consumer_suffix="x", poll=0.02)
-    queue = Queue(redis, writer, keys, settings)
-    await queue.open()
-    return queue
+def settings(server: Server) -> Settings:
+    return Settings(redis_url=server.url, name="w1", consumer_suffix="x", poll=0.02)
+
+
+@pytest.fixture
+def holdings(settings: Settings) -> Holdings:
+    return Holdings(f"{settings.name}:{settings.consumer_suffix}")
+
+
+@pytest.fixture
+async def reader(redis: Redis, keys: Keys, holdings: Holdings, settings: Settings) -> EntryReader:
+    """One that takes entries, with its groups made."""
+    reader = EntryReader(redis, keys, holdings, settings)
+    await reader.open()
+    return reader
+
+
+@pytest.fixture
+def queue(writer: Writer, keys: Keys, reader: EntryReader, holdings: Holdings, settings: Settings) -> Queue:
+    return Queue(writer, keys, holdings, settings)

@@ -344,7 +344,9 @@ class Row:
 
 UPSTREAM = {
     "401": Row(
-        answering(whole(ECHOED.encode(), "401 Unauthorized")), "refused", ("401 Unauthorized", "bad key ***")
+        answering(whole(ECHOED.encode(), "401 Unauthorized")),
+        "unauthorized",
+        ("401 Unauthorized", "bad key ***"),
     ),
     "404": Row(
         answering(whole(b"no such model\nsecond line", "404 Not Found")),
@@ -402,8 +404,8 @@ async def failure(
 ) -> JobFailed:
     """Let one job fail at ``url``; no secret may be left behind anywhere."""
     with capture_logs() as logs:
-        worker = await start_worker(service(url))
-        job = await producer.enqueue("hello", provider="llm", model="m")
+        worker = await start_worker(service(url), max_wait=0.001)
+        job = await producer.enqueue("hello", provider="llm", model="m", max_attempts=1)
         with pytest.raises(JobFailed) as caught:
             await producer.result(job.id, timeout=PATIENCE)
         await worker.idle()
@@ -467,8 +469,9 @@ async def test_failing_services_do_not_stop_the_worker(producer: Producer, start
             Provider(names[name], "openai", OpenAICompatible, upstream.url, True, [], "K", SECRET)
             for name, upstream in upstreams.items()
         ]
-        await start_worker(Registry(providers))
-        jobs = {name: await producer.enqueue("hello", provider=names[name], model="m") for name in upstreams}
+        await start_worker(Registry(providers), max_wait=0.001)
+        asked = {"model": "m", "max_attempts": 1}
+        jobs = {name: await producer.enqueue("hello", provider=names[name], **asked) for name in upstreams}
         ends = {name: (await read(producer, job.id))[-1] for name, job in jobs.items()}
     assert ends.pop("good").type == "done"
     assert {name: end.code for name, end in ends.items() if isinstance(end, Failed)} == {

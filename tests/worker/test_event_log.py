@@ -9,7 +9,7 @@ from producer import Chunk, Done, Producer, Started
 from producer.connection import Call
 from producer.wire.events import MAX_TEXT_CHARS, decode_frame
 from producer.wire.keys import Keys
-from worker.event_log import MAX_MERGED_BYTES, MAX_WAITING_BYTES, Attempt, EventLog, LeaseLost
+from worker.event_log import MAX_MERGED_BYTES, MAX_WAITING_BYTES, Attempt, End, EventLog, LeaseLost
 
 
 class SlowWriter:
@@ -18,7 +18,7 @@ class SlowWriter:
     def __init__(self) -> None:
         self.calls: list[tuple[Call, asyncio.Future[bytes]]] = []
 
-    def submit(self, call: Call) -> "asyncio.Future[bytes]":
+    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[bytes]":
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.calls.append((call, future))
         return future
@@ -95,7 +95,7 @@ async def test_the_reader_of_the_provider_is_told_when_too_much_waits(
 ) -> None:
     attempt = Attempt("j", 5, 1)
     appended = 0
-    while not attempt.is_full:
+    while not slow_log.is_full(attempt):
         append(slow_log, attempt, "x" * 100_000)
         appended += 100_000
     assert appended <= MAX_WAITING_BYTES + 300_000
@@ -103,7 +103,7 @@ async def test_the_reader_of_the_provider_is_told_when_too_much_waits(
     while slow.open_calls:
         await slow.answer()
     await flushing
-    assert not attempt.is_full
+    assert not slow_log.is_full(attempt)
 
 
 async def test_a_refused_frame_drops_what_waits_and_is_told(slow: SlowWriter, slow_log: EventLog) -> None:
@@ -124,7 +124,7 @@ async def test_the_end_is_written_after_everything_else(slow: SlowWriter, slow_l
     append(slow_log, attempt)
     append(slow_log, attempt)
     finishing = asyncio.create_task(
-        slow_log.finish(attempt, Done(attempt.next_id(), "stop", 2), "done", 1000)
+        slow_log.finish(attempt, End(Done(attempt.next_id(), "stop", 2), "done", 1000))
     )
     await asyncio.sleep(0)
     assert await slow.answer() == ["5-0"]

@@ -1,6 +1,8 @@
 """G3: a worker that lost its job can neither log, publish nor finish. And a repeated write is recognised."""
 
 import asyncio
+import itertools
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -11,25 +13,39 @@ from producer.wire.events import encode
 from producer.wire.keys import Keys
 from tests.support.scribe import Scribe
 from worker import scripts
-from worker.event_log import Attempt, EventLog, LeaseLost
-from worker.queue import Entry, Queue
+from worker.entry_reader import EntryReader
+from worker.event_log import Attempt, End, EventLog, LeaseLost
+from worker.holdings import Entry, Holdings
+from worker.outcome import NothingToDo
+from worker.queue import Claim, Claimed, Queue
 from worker.writer import Writer
 
 TTL_MS = 60_000
 
 
-async def claimed(queue: Queue, producer: Producer, job_id: str = "j") -> tuple[Entry, Attempt]:
+async def claimed(
+    queue: Queue, reader: EntryReader, producer: Producer, job_id: str = "j"
+) -> tuple[Entry, Attempt]:
     await producer.enqueue("x", provider="echo", id=job_id)
-    (entry,) = await queue.take(1)
-    claim = await queue.claim(entry, job_id, created_at=0, provider="echo", model="m")
-    assert claim is not None
+    (entry,) = await reader.take(1)
+    claim = await queue.claim(entry, Claim(job_id, created_at=0, provider="echo", model="m"))
+    assert isinstance(claim, Claimed)
     return entry, claim.attempt
 
 
+_deliveries = itertools.count(2)
+
+
 async def claimed_again(queue: Queue, entry: Entry, job_id: str = "j") -> Attempt:
-    claim = await queue.claim(entry, job_id, created_at=0)
-    assert claim is not None
+    """Claimed by somebody who reclaimed the entry: it was handed over once more."""
+    again = replace(entry, deliveries=next(_deliveries))
+    claim = await queue.claim(again, Claim(job_id, created_at=0))
+    assert isinstance(claim, Claimed)
     return claim.attempt
+
+
+def done(attempt: Attempt) -> End:
+    return End(Done(attempt.next_id(), "stop", 0), "done", TTL_MS)
 
 
 async def logged(producer: Producer, count: int, job_id: str = "j") -> list[Event]:
@@ -42,9 +58,9 @@ def started(attempt: Attempt) -> Started:
 
 
 async def test_a_claim_raises_the_fence_before_anything_is_written(
-    queue: Queue, log: EventLog, producer: Producer
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
 ) -> None:
-    entry, old = await claimed(queue, producer)
+    entry, old = await claimed(queue, reader, producer)
     log.append(old, started(old))
     await log.flush(old)
     new = await claimed_again(queue, entry)
@@ -52,15 +68,15 @@ async def test_a_claim_raises_the_fence_before_anything_is_written(
     with pytest.raises(LeaseLost):
         await log.flush(old)
     log.append(new, started(new))
-    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    await log.finish(new, done(new))
     events = [event async for event in producer.subscribe("j")]
     assert [event.id for event in events] == ["0-1", f"{old.id}-0", f"{new.id}-0", f"{new.id}-1"]
 
 
 async def test_who_lost_the_job_cannot_publish_either(
-    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    entry, old = await claimed(queue, producer)
+    entry, old = await claimed(queue, reader, producer)
     await claimed_again(queue, entry)
     async with redis.pubsub() as channel:
         await channel.subscribe(keys.events("j"))
@@ -73,21 +89,21 @@ async def test_who_lost_the_job_cannot_publish_either(
 
 
 async def test_who_lost_the_job_cannot_finish_it(
-    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    entry, old = await claimed(queue, producer)
+    entry, old = await claimed(queue, reader, producer)
     new = await claimed_again(queue, entry)
     with pytest.raises(LeaseLost):
-        await log.finish(old, Failed(old.next_id(), "x", "x", 1), "failed", TTL_MS)
+        await log.finish(old, End(Failed(old.next_id(), "x", "x", 1), "failed", TTL_MS))
     assert await redis.hget(keys.record("j"), "status") == b"running"
-    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    await log.finish(new, done(new))
     assert (await producer.result("j")).finish_reason == "stop"
 
 
 async def test_who_lost_the_job_knows_it_at_the_next_append(
-    queue: Queue, log: EventLog, producer: Producer
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
 ) -> None:
-    entry, old = await claimed(queue, producer)
+    entry, old = await claimed(queue, reader, producer)
     await claimed_again(queue, entry)
     log.append(old, started(old))
     with pytest.raises(LeaseLost):
@@ -96,50 +112,54 @@ async def test_who_lost_the_job_knows_it_at_the_next_append(
         log.append(old, Chunk(old.next_id(), "x"))
 
 
-async def test_attempts_rise_even_within_a_millisecond(queue: Queue, producer: Producer) -> None:
-    entry, attempt = await claimed(queue, producer)
+async def test_attempts_rise_even_within_a_millisecond(
+    queue: Queue, reader: EntryReader, producer: Producer
+) -> None:
+    entry, attempt = await claimed(queue, reader, producer)
     ids = [attempt.id] + [(await claimed_again(queue, entry)).id for _ in range(50)]
     assert ids == sorted(set(ids))
 
 
 async def test_attempts_rise_above_what_stands_in_the_log(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    entry, _ = await claimed(queue, producer)
+    entry, _ = await claimed(queue, reader, producer)
     far = 9_000_000_000_000  # a server whose clock was set back
     await Scribe(redis, keys, "j").log(Started(f"{far}-0", 1, "echo", "w"))
     assert (await claimed_again(queue, entry)).id == far + 1
 
 
-async def test_claims_are_counted(queue: Queue, producer: Producer) -> None:
-    entry, attempt = await claimed(queue, producer)
+async def test_claims_are_counted(queue: Queue, reader: EntryReader, producer: Producer) -> None:
+    entry, attempt = await claimed(queue, reader, producer)
     assert attempt.number == 1
     assert (await claimed_again(queue, entry)).number == 2
 
 
-async def test_an_ended_job_is_not_claimed(queue: Queue, log: EventLog, producer: Producer) -> None:
-    entry, attempt = await claimed(queue, producer)
-    await log.finish(attempt, Done(attempt.next_id(), "stop", 0), "done", TTL_MS)
-    assert await queue.claim(entry, "j", created_at=0) is None
+async def test_an_ended_job_is_not_claimed(
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
+) -> None:
+    entry, attempt = await claimed(queue, reader, producer)
+    await log.finish(attempt, done(attempt))
+    assert await queue.claim(entry, Claim("j", created_at=0)) == NothingToDo()
 
 
 async def test_another_entry_of_a_running_job_is_not_claimed(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    entry, _ = await claimed(queue, producer)
+    entry, _ = await claimed(queue, reader, producer)
     await redis.xadd(keys.jobs("default"), {"job": entry.body})
-    (second,) = await queue.take(1)
-    assert await queue.claim(second, "j", created_at=0) is None
+    (second,) = await reader.take(1)
+    assert await queue.claim(second, Claim("j", created_at=0)) == NothingToDo()
 
 
 async def test_a_job_whose_keys_expired_while_it_waited_begins_anew(
-    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
     await producer.enqueue("x", provider="echo", id="j")
     await redis.delete(keys.log("j"), keys.record("j"))
-    (entry,) = await queue.take(1)
-    claim = await queue.claim(entry, "j", created_at=7)
-    assert claim is not None
+    (entry,) = await reader.take(1)
+    claim = await queue.claim(entry, Claim("j", created_at=7))
+    assert isinstance(claim, Claimed)
     log.append(claim.attempt, started(claim.attempt))
     assert [type(event) for event in await logged(producer, 2)] == [Queued, Started]
     assert await redis.pttl(keys.log("j")) > 0
@@ -147,21 +167,23 @@ async def test_a_job_whose_keys_expired_while_it_waited_begins_anew(
 
 
 async def test_a_released_job_is_claimed_anew_and_not_counted(
-    queue: Queue, log: EventLog, producer: Producer
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
 ) -> None:
-    entry, attempt = await claimed(queue, producer)
+    entry, attempt = await claimed(queue, reader, producer)
     log.append(attempt, started(attempt))
-    await log.finish(attempt, Waiting(attempt.next_id(), 0, "released"), "waiting", TTL_MS, counts=False)
+    await log.finish(attempt, End(Waiting(attempt.next_id(), 0, "released"), "waiting", TTL_MS, counts=False))
     await queue.release(entry)
-    (again,) = await queue.take(1)
-    assert (again.body, again.id != entry.id) == (entry.body, True)
-    assert (await claimed_again(queue, again)).number == 1
+    _, (again,) = await queue.reclaim("default", "0-0", 1)
+    assert (again.body, again.id, again.deliveries) == (entry.body, entry.id, 2)
+    claim = await queue.claim(again, Claim("j", created_at=0))
+    assert isinstance(claim, Claimed)
+    assert claim.attempt.number == 1
 
 
 async def test_an_append_that_is_repeated_is_written_and_published_once(
-    queue: Queue, writer: Writer, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, writer: Writer, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    _, attempt = await claimed(queue, producer)
+    _, attempt = await claimed(queue, reader, producer)
     event = started(attempt)
     call = scripts.APPEND.on([keys.log("j"), keys.events("j")], event.id, encode(event))
     async with redis.pubsub() as channel:
@@ -174,23 +196,22 @@ async def test_an_append_that_is_repeated_is_written_and_published_once(
 
 
 async def test_a_finish_that_is_repeated_is_recognised(
-    queue: Queue, writer: Writer, producer: Producer, keys: Keys
+    queue: Queue, reader: EntryReader, writer: Writer, producer: Producer, keys: Keys
 ) -> None:
-    _, attempt = await claimed(queue, producer)
+    _, attempt = await claimed(queue, reader, producer)
     done = Done(attempt.next_id(), "stop", 0)
     names = [keys.log("j"), keys.record("j"), keys.cancel("j"), keys.events("j")]
-    call = scripts.FINISH.on(names, attempt.id, done.id, encode(done), "done", TTL_MS, 0)
+    call = scripts.FINISH.on(names, attempt.id, done.id, encode(done), "done", TTL_MS, 0, "", b"", b"")
     assert [await writer.submit(call) for _ in range(2)] == [b"written", b"repeated"]
 
 
 async def test_settling_and_releasing_twice_changes_nothing(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    entry, _ = await claimed(queue, producer)
+    entry, _ = await claimed(queue, reader, producer)
     await queue.release(entry)
     await queue.release(entry)
-    assert await redis.xlen(keys.jobs("default")) == 1
-    (again,) = await queue.take(1)
+    _, (again,) = await queue.reclaim("default", "0-0", 5)
     await queue.settle(again)
     await queue.settle(again)
     await queue.release(again)
@@ -198,9 +219,9 @@ async def test_settling_and_releasing_twice_changes_nothing(
 
 
 async def test_nothing_is_written_to_a_log_that_is_gone(
-    queue: Queue, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    _, attempt = await claimed(queue, producer)
+    _, attempt = await claimed(queue, reader, producer)
     await redis.delete(keys.log("j"))
     log.append(attempt, started(attempt))
     with pytest.raises(LeaseLost):
@@ -209,10 +230,10 @@ async def test_nothing_is_written_to_a_log_that_is_gone(
 
 
 async def test_two_owners_who_write_at_once_never_mix(
-    queue: Queue, log: EventLog, producer: Producer
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
 ) -> None:
     """Whatever the interleaving, the log holds a prefix of the first attempt and then only the second."""
-    entry, old = await claimed(queue, producer)
+    entry, old = await claimed(queue, reader, producer)
     log.append(old, started(old))
     takeover = asyncio.create_task(claimed_again(queue, entry))
     written = 0
@@ -227,7 +248,7 @@ async def test_two_owners_who_write_at_once_never_mix(
         pass
     new = await takeover
     log.append(new, started(new))
-    await log.finish(new, Done(new.next_id(), "stop", 0), "done", TTL_MS)
+    await log.finish(new, done(new))
     attempts = [int(event.id.partition("-")[0]) for event in [e async for e in producer.subscribe("j")]]
     assert attempts == sorted(attempts)
     assert attempts[-2:] == [new.id, new.id]
@@ -235,67 +256,69 @@ async def test_two_owners_who_write_at_once_never_mix(
 
 
 async def test_what_was_handed_over_in_a_lost_reply_is_taken_again(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, holdings: Holdings, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    held, _ = await claimed(queue, producer, "held")
+    held, _ = await claimed(queue, reader, producer, "held")
     for job_id in ("lost-1", "lost-2", "lost-3"):
         await producer.enqueue("x", provider="echo", id=job_id)
-    consumer = queue._consumer
+    consumer = holdings.consumer
     reply = await redis.xreadgroup("workers", consumer, {keys.jobs("default"): ">"}, count=2)
     lost = [entry_id.decode() for entry_id, _ in reply[0][1]]  # the worker never hears of these two
-    queue._in_doubt = True
-    assert [entry.id for entry in await queue.take(1)] == lost[:1]
-    assert [entry.id for entry in await queue.take(5)] == lost[1:]
-    (new,) = await queue.take(5)
+    reader._in_doubt = True
+    assert [entry.id for entry in await reader.take(1)] == lost[:1]
+    assert [entry.id for entry in await reader.take(5)] == lost[1:]
+    (new,) = await reader.take(5)
     assert new.id not in {held.id, *lost}
 
 
 async def test_a_claim_that_is_repeated_is_one_claim(
-    queue: Queue, writer: Writer, producer: Producer, keys: Keys
+    queue: Queue, reader: EntryReader, writer: Writer, producer: Producer, keys: Keys
 ) -> None:
     await producer.enqueue("x", provider="echo", id="j")
-    (entry,) = await queue.take(1)
+    (entry,) = await reader.take(1)
     names = [keys.log("j"), keys.record("j"), keys.cancel("j")]
-    call = scripts.CLAIM.on(names, entry.id, "w1", TTL_MS, "default", b"", 0, "", "", "token", TTL_MS)
+    who = (entry.id, 1, 0, "w1", TTL_MS, "default", b"", 0)
+    call = scripts.CLAIM.on(names, *who, "", "", "token", TTL_MS, "")
     first, second = [await writer.submit(call) for _ in range(2)]
-    assert first == second
+    assert first[:5] == second[:5]
     assert first[2] == 1
 
 
 async def test_an_event_that_no_reader_could_read_leaves_no_hole(
-    queue: Queue, log: EventLog, producer: Producer
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer
 ) -> None:
-    _, attempt = await claimed(queue, producer)
+    _, attempt = await claimed(queue, reader, producer)
     log.append(attempt, started(attempt))
     with pytest.raises(WireError):
         log.append(attempt, Chunk(attempt.next_id(), "\ud800"))
     log.append(attempt, Chunk(attempt.next_id(), "fine"))
     last = attempt.next_id()
     with pytest.raises(WireError):
-        await log.finish(attempt, Failed(last, "x", "\ud800", 1), "failed", TTL_MS)
-    await log.finish(attempt, Failed(last, "x", "fine", 1), "failed", TTL_MS)
+        await log.finish(attempt, End(Failed(last, "x", "\ud800", 1), "failed", TTL_MS))
+    await log.finish(attempt, End(Failed(last, "x", "fine", 1), "failed", TTL_MS))
     ids = [event.id async for event in producer.subscribe("j")]
     assert ids[1:] == [f"{attempt.id}-{seq}" for seq in range(3)]
 
 
 async def test_what_was_handed_over_in_a_lost_reply_is_handed_back_by_one_who_stops(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, holdings: Holdings, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
     for job_id in ("one", "two", "three"):
         await producer.enqueue("x", provider="echo", id=job_id)
-    await redis.xreadgroup("workers", queue._consumer, {keys.jobs("default"): ">"}, count=3)
-    queue._in_doubt = True
-    (taken,) = await queue.take(1)
+    await redis.xreadgroup("workers", holdings.consumer, {keys.jobs("default"): ">"}, count=3)
+    reader._in_doubt = True
+    (taken,) = await reader.take(1)
     await queue.release(taken)
-    await queue.release_rest()
-    assert (await redis.xpending(keys.jobs("default"), "workers"))["pending"] == 0
-    assert await redis.xlen(keys.jobs("default")) == 3
+    for entry in await reader.rest():
+        await queue.release(entry)
+    _, entries = await queue.reclaim("default", "0-0", 5)
+    assert len(entries) == 3
 
 
 async def test_a_group_that_was_made_again_does_not_double_what_runs(
-    queue: Queue, producer: Producer, redis: Redis, keys: Keys
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
-    await claimed(queue, producer)
+    await claimed(queue, reader, producer)
     await redis.xgroup_destroy(keys.jobs("default"), "workers")
-    await queue.open()
-    assert await queue.take(5) == []
+    await reader.open()
+    assert await reader.take(5) == []

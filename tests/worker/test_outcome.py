@@ -10,10 +10,14 @@ from worker.outcome import (
     CancelAsked,
     Ending,
     Failure,
+    Follow,
     Lost,
     NothingToDo,
     Outcome,
+    PutOff,
     Released,
+    TooEarly,
+    Unburied,
     Undecodable,
     Verb,
     ending_of,
@@ -30,10 +34,30 @@ TABLE: list[tuple[Outcome, Ending, Event | None]] = [
     ),
     (Answered("length", 0), Ending("done", Verb.SETTLE, counts=True), Done("7-4", "length", 0, None)),
     (
-        Failure("cut", "the end is missing"),
+        Failure("bad_request", "no such option", Follow.FAIL),
         Ending("failed", Verb.SETTLE, counts=True),
-        Failed("7-4", "cut", "the end is missing", 2),
+        Failed("7-4", "bad_request", "no such option", 2),
     ),
+    *(
+        (
+            Failure("cut", "the end is missing", follow, retry_after=3.0),
+            Ending("failed", Verb.BURY, counts=True),
+            Failed("7-4", "cut", "the end is missing", 2),
+        )
+        for follow in (Follow.RETRY, Follow.WAIT, Follow.BURY)
+    ),
+    (
+        PutOff(5000, "retry", counts=True, failure=Failure("cut", "x", Follow.RETRY)),
+        Ending("waiting", Verb.DEFER, counts=True),
+        Waiting("7-4", 5000, "retry"),
+    ),
+    (
+        PutOff(5000, "rate_limited", counts=False),
+        Ending("waiting", Verb.DEFER, counts=False),
+        Waiting("7-4", 5000, "rate_limited"),
+    ),
+    (TooEarly(5000), Ending(None, Verb.DEFER), None),
+    (Unburied(b"letter"), Ending(None, Verb.BURY), None),
     (
         CancelAsked("user left"),
         Ending("cancelled", Verb.SETTLE, counts=True),

@@ -78,6 +78,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         options = { top_p = 0.9, nested = { deep = [1, "two"] } }
         proxy = "http://proxy:3128"
         allow = ["base_url", "proxy"]
+        concurrency = 20
+        fleet_concurrency = 50
+        continuation = "prefill"
     """
     assert read(tmp_path, text, {"GROQ_KEY": SECRET})["groq"] == Provider(
         name="groq",
@@ -92,6 +95,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         options={"top_p": 0.9, "nested": {"deep": [1, "two"]}},
         allowed=frozenset({"base_url", "proxy"}),
         timeouts=Timeouts(5.0, 60.5, 30.0, 600.0),
+        concurrency=20,
+        fleet_concurrency=50,
+        continuation="prefill",
     )
 
 
@@ -106,6 +112,11 @@ def test_what_a_table_leaves_out_is_its_kinds(tmp_path: Path) -> None:
         OpenAICompatible.models,
         timeouts=Timeouts(total=7.0),
     )
+
+
+def test_without_a_limit_there_is_none_and_an_answer_is_gone_on_with_by_asking(tmp_path: Path) -> None:
+    found = read(tmp_path, '[providers.mine]\nkind = "echo"')["mine"]
+    assert (found.concurrency, found.fleet_concurrency, found.continuation) == (None, None, "ask")
 
 
 def test_the_files_providers_come_first_in_its_order_and_the_built_in_ones_after_them(tmp_path: Path) -> None:
@@ -321,6 +332,20 @@ def test_a_mistake_is_told_in_one_line_with_its_place(tmp_path: Path, name: str)
     found, reason = mistake(tmp_path, text)
     assert [text for text in named if text not in reason] == []
     assert found == line, reason
+
+
+@pytest.mark.parametrize("key", ["concurrency", "fleet_concurrency"])
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "3.0", "true", '"5"', "[]"])
+def test_a_limit_on_calls_is_a_whole_number_from_one(tmp_path: Path, key: str, value: str) -> None:
+    line, reason = mistake(tmp_path, f'[providers.x]\nkind = "echo"\n{key} = {value}\n')
+    assert line == 3
+    assert reason.startswith(f"[providers.x] {key}: ")
+
+
+@pytest.mark.parametrize("value", ['"beg"', "true", '""'])
+def test_a_way_to_go_on_that_is_none_is_told_with_those_that_are(tmp_path: Path, value: str) -> None:
+    line, reason = mistake(tmp_path, f'[providers.x]\nkind = "echo"\n\ncontinuation = {value}\n')
+    assert (line, "'ask' or 'prefill'" in reason) == (4, True)
 
 
 @pytest.mark.parametrize("environ", [{}, {"X_KEY": ""}, {"x_key": SECRET}])

@@ -12,6 +12,7 @@ from producer.wire.job import Job
 from tests.conftest import StartWorker
 from tests.support.foreign import Bare, Gated, Leaky, Reciter, Resting, Unclosable
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part
+from worker.providers.continuation import Continuation
 from worker.providers.errors import BadRequest
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.registry import (
@@ -71,7 +72,7 @@ REGISTRY = Registry(
     ],
 )
 def test_a_job_goes_to_the_first_usable_provider(fields: dict[str, Any], name: str) -> None:
-    assert REGISTRY.match(job(**fields)).name == name
+    assert REGISTRY.candidates(job(**fields))[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -107,26 +108,47 @@ def test_without_a_usable_provider_the_candidates_are_named(
     fields: dict[str, Any], code: str, named: list[str]
 ) -> None:
     with pytest.raises(NoProvider) as caught:
-        REGISTRY.match(job(**fields))
+        REGISTRY.candidates(job(**fields))
     assert caught.value.code == code
     assert [text for text in named if text not in caught.value.message] == []
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"provider": "second"}, ["second"]),
+        ({"provider": ["second", "first"]}, ["second", "first"]),
+        ({"provider": ["first", "second", "first"]}, ["first", "second"]),
+        ({"provider": ["nobody", "second", "keyless", "tired", "first", "second"]}, ["second", "first"]),
+        ({"provider": ["first"], "model": "gpt-4o"}, ["first"]),
+        ({"model": "llama-3"}, ["first"]),  # second serves it too, but nobody has said that it may
+    ],
+)
+def test_a_list_is_tried_along_in_the_jobs_order_each_once(fields: dict[str, Any], names: list[str]) -> None:
+    assert [candidate.name for candidate in REGISTRY.candidates(job(**fields))] == names
+
+
+def test_a_name_that_stands_twice_is_complained_about_once() -> None:
+    with pytest.raises(NoProvider) as caught:
+        REGISTRY.candidates(job(provider=["nobody", "nobody"]))
+    assert caught.value.message.count("'nobody'") == 1
+
+
 def test_a_worker_without_providers_says_that_there_are_none() -> None:
     for fields in ({"provider": "x"}, {}, {"model": "m"}):
         with pytest.raises(NoProvider):
-            Registry([]).match(job(**fields))
+            Registry([]).candidates(job(**fields))
 
 
 def test_a_key_makes_a_provider_usable() -> None:
     registry = Registry([provider("x", cls=OpenAICompatible, key_variable="K", api_key=SECRET)])
-    assert registry.match(job(provider="x")).name == "x"
+    assert registry.candidates(job(provider="x"))[0].name == "x"
 
 
 def test_a_provider_that_needs_no_key_is_usable_without_one() -> None:
     registry = Registry([provider("x", cls=Reciter, key_variable="K")])
-    assert registry.match(job(provider="x")).name == "x"
+    assert registry.candidates(job(provider="x"))[0].name == "x"
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------
@@ -162,11 +184,11 @@ async def _nothing() -> AsyncIterator[str]:
         yield text
 
 
-async def ask(asked: Provider, **fields: Any) -> dict[str, Any]:
+async def ask(asked: Provider, *, standing: str = "", **fields: Any) -> dict[str, Any]:
     """Return what the class was called with."""
     asked.cls.calls.clear()
     async with aiohttp.ClientSession() as http:
-        asked.ask(job(**fields), http)
+        asked.ask(job(**fields), http, standing=standing)
         (call,) = asked.cls.calls
         if "http" in call:
             assert call.pop("http") is http
@@ -207,6 +229,25 @@ async def test_a_foreign_class_gets_what_was_set_up_for_it_and_nothing_that_only
         "api_key": SECRET,
         "timeout": 900.0,  # all that it knows of time
     }
+
+
+@pytest.mark.parametrize("cls", [Recording, ForeignRecording])
+@pytest.mark.parametrize(("how", "roles"), [("ask", ["assistant", "user"]), ("prefill", ["assistant"])])
+async def test_for_the_rest_of_an_answer_the_text_that_stands_goes_along(
+    cls: type[Any], how: Continuation, roles: list[str]
+) -> None:
+    asked = provider("x", "m1", cls=cls, continuation=how)
+    first, begun, *more = (await ask(asked, standing="Once up"))["messages"]
+    assert first == {"role": "user", "content": "hi"}
+    assert begun == {"role": "assistant", "content": "Once up"}
+    assert [begun["role"], *(message["role"] for message in more)] == roles
+
+
+async def test_asking_for_the_rest_leaves_the_job_as_it_is() -> None:
+    asked, theirs = provider("x", "m1", cls=Recording), job()
+    async with aiohttp.ClientSession() as http:
+        asked.ask(theirs, http, standing="Once up")
+    assert theirs == job()
 
 
 async def test_our_key_goes_nowhere_that_a_job_chooses() -> None:
@@ -273,7 +314,7 @@ def test_g12_the_message_about_a_resting_provider_holds_no_password_of_its_url()
     registry = Registry([provider("x", "m", url=f"https://me:{SECRET}@x.example/v1", working=False)])
     for fields in ({"provider": "x"}, {"model": "m"}):
         with pytest.raises(NoProvider) as caught:
-            registry.match(job(**fields))
+            registry.candidates(job(**fields))
         assert SECRET not in caught.value.message
         assert "x.example/v1" in caught.value.message
 

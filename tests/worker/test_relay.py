@@ -38,7 +38,7 @@ class MemoryWriter:
         self.is_open.set()
         self._reply = reply
 
-    def submit(self, call: Call) -> "asyncio.Future[Any]":
+    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[Any]":
         last_id, frame = call.args
         assert isinstance(last_id, str)
         assert isinstance(frame, bytes)
@@ -402,7 +402,7 @@ async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() 
     # The limit between chunks is far too short for anything: it must not run while Redis is waited for.
     task = asyncio.create_task(relay(provider.answer(), attempt, log, limits(between_chunks=1e-9)))
     await log.waited_for.wait()
-    assert attempt.is_full
+    assert log.is_full(attempt)
     assert provider.asked == 3  # one is on its way, two wait
     assert not task.done()
     writer.is_open.set()

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from producer import Chunk, Done, Producer, Queued, Started, Waiting
-from producer.wire.keys import GROUP, Keys
+from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
 from worker import worker as worker_module
@@ -22,7 +22,9 @@ async def types_of(producer: Producer, job_id: str) -> list[str]:
 
 
 async def pending(redis: Redis, keys: Keys, queue: str = "default") -> int:
-    return int((await redis.xpending(keys.jobs(queue), GROUP))["pending"])
+    """How many entries some worker holds."""
+    consumers = (await redis.xpending(keys.jobs(queue), GROUP))["consumers"]
+    return sum(int(consumer["pending"]) for consumer in consumers if consumer["name"] != NOBODY.encode())
 
 
 async def test_it_takes_only_as_many_as_it_has_slots(

@@ -4,27 +4,35 @@
     ├── Unreachable      no connection: refused, name not found, TLS, proxy
     ├── TimedOut         the connection, or the answer, took too long
     ├── Refused          the service says no (4xx): asking again gives the same
-    │   └── RateLimited  429: ask again later
+    │   ├── RateLimited  429: ask again later
+    │   └── Unauthorized 401, 402, 403, or no quota left: an operator must mend the key or the account
     ├── Broken           the service failed (5xx), or said so inside its stream
+    │   └── Overloaded   503 or 529 that says when to ask again
     ├── NotAStream       200, but a web page or something else that is no answer
     ├── Cut              the answer ended before its end mark
     └── BadRequest       the job asks for something this provider cannot do
 
-The class decides what follows, never the text. ``code`` is what a reader of the job sees.
+The class decides what follows, never the text. ``code`` is what a reader of the job sees, ``retry_after`` for how
+long the service asks to be left alone.
 """
 
 from typing import ClassVar
 
 
 class ProviderError(Exception):
-    """An attempt at a provider failed; the message is fit for the job's reader and holds no secret."""
+    """An attempt at a provider failed; the message is fit for the job's reader and holds no secret.
+
+    ``status`` is the service's HTTP status, where one came. ``retry_after`` is in seconds, above zero; None where
+    the service did not say.
+    """
 
     code: ClassVar[str] = "provider_error"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
+        self.retry_after = retry_after
 
 
 class Unreachable(ProviderError):
@@ -46,19 +54,27 @@ class Refused(ProviderError):
 
 
 class RateLimited(Refused):
-    """The service answered 429; ``retry_after`` is the raw header value, when it sent one."""
+    """The service answered 429: too many calls for now."""
 
     code = "rate_limited"
 
-    def __init__(self, message: str, *, status: int = 429, retry_after: str | None = None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after
+
+class Unauthorized(Refused):
+    """The service does not accept the key, or the account behind it: nothing helps until an operator mends that."""
+
+    code = "unauthorized"
 
 
 class Broken(ProviderError):
     """The service answered with a 5xx status, or reported an error inside its stream."""
 
     code = "upstream_error"
+
+
+class Overloaded(Broken):
+    """The service answered 503 or 529, and said when to ask again: ``retry_after`` is set."""
+
+    code = "overloaded"
 
 
 class NotAStream(ProviderError):

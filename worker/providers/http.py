@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ from worker.providers.errors import (
     Broken,
     Cut,
     NotAStream,
+    Overloaded,
     ProviderError,
     RateLimited,
     Refused,
     TimedOut,
+    Unauthorized,
     Unreachable,
 )
 from worker.providers.redaction import redact, summary
+from worker.providers.retry_after import retry_after
 
 MAX_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
 ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
@@ -115,7 +119,8 @@ async def post(request: Request, http: aiohttp.ClientSession | None) -> AsyncIte
 async def not_a_stream(response: aiohttp.ClientResponse, request: Request) -> ProviderError:
     """Make the error for an answer of the wrong content type."""
     text = f"{request.host} sent {response.content_type} instead of a stream"
-    return request.error(NotAStream, await _with_body(text, response, request), status=response.status)
+    text = _with_body(text, await _beginning_of(response), request)
+    return request.error(NotAStream, text, status=response.status)
 
 
 async def refuse_web_page(response: aiohttp.ClientResponse, request: Request) -> None:
@@ -222,32 +227,56 @@ def _usable_url(text: str, name: str) -> URL:
 
 
 async def _refusal(response: aiohttp.ClientResponse, request: Request) -> ProviderError:
-    status = response.status
-    text = f"{request.host} answered {status} {response.reason or ''}".rstrip()
-    text = await _with_body(text, response, request)
-    if status == 429:
-        return request.error(RateLimited, text, retry_after=_retry_after(response.headers))
-    if status == 408:  # the one 4xx that says: the same request, once more
-        return request.error(TimedOut, text, status=status)
-    return request.error(Broken if status >= 500 else Refused, text, status=status)
+    body = await _beginning_of(response)
+    wait = retry_after(response.headers, status=response.status, now=time.time())
+    kind = _kind_of(response.status, wait=wait, body=body)
+    text = _with_body(
+        f"{request.host} answered {response.status} {response.reason or ''}".rstrip(), body, request
+    )
+    if kind is Unauthorized and response.status == 429:
+        text = f"the quota of this key is used up: {text}"
+    asks_to_wait = issubclass(kind, RateLimited | Overloaded)
+    return request.error(kind, text, status=response.status, retry_after=wait if asks_to_wait else None)
 
 
-def _retry_after(headers: Mapping[str, str]) -> str | None:
-    if value := headers.get("Retry-After"):
-        return value
-    if value := headers.get("Retry-After-Ms"):
-        return f"{value}ms"
-    return None
+def _kind_of(status: int, *, wait: float | None, body: str) -> type[ProviderError]:
+    match status:
+        case 429:
+            return Unauthorized if _has_no_quota(body) else RateLimited
+        case 401 | 402 | 403:
+            return Unauthorized
+        case 408:  # the one 4xx that says: the same request, once more
+            return TimedOut
+        case 503 | 529 if wait is not None:
+            return Overloaded
+    return Broken if status >= 500 else Refused
 
 
-async def _with_body(text: str, response: aiohttp.ClientResponse, request: Request) -> str:
+def _has_no_quota(body: str) -> bool:
+    """Whether a 429 says that the account is empty: no waiting helps then, only whoever pays.
+
+    OpenAI tells the two kinds of 429 apart in nothing but these fields, which its guide to error codes documents;
+    the sentence beside them is for people, and is not looked at.
+    """
+    try:
+        error = json.loads(body).get("error")
+        return "insufficient_quota" in (error.get("code"), error.get("type"))
+    except (ValueError, RecursionError, AttributeError):  # no JSON, or not of that shape
+        return False
+
+
+def _with_body(text: str, body: str, request: Request) -> str:
+    line = request.summary(body)
+    return f"{request.summary(text)}: {line}" if line else request.summary(text)
+
+
+async def _beginning_of(response: aiohttp.ClientResponse) -> str:
     body = bytearray()
     # A refusal stays a refusal when its body is cut, broken or slow: then what has come must do.
     with suppress(*_TRANSPORT_ERRORS):
         async with asyncio.timeout(ERROR_BODY_TIMEOUT):
             await _read_at_most(response, MAX_ERROR_BODY, body)
-    line = request.summary(body.decode("utf-8", errors="replace"))
-    return f"{request.summary(text)}: {line}" if line else request.summary(text)
+    return body.decode("utf-8", errors="replace")
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int, into: bytearray) -> None:

@@ -14,6 +14,7 @@ from producer.wire.job import Job
 from worker.providers.acytoo import Acytoo
 from worker.providers.base import AsyncGeneratorProvider, Part
 from worker.providers.chatanywhere import ChatAnywhere
+from worker.providers.continuation import Continuation, continued
 from worker.providers.echo import Echo
 from worker.providers.errors import BadRequest
 from worker.providers.openai_compatible import OpenAICompatible
@@ -87,6 +88,12 @@ class Provider:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     allowed: frozenset[str] = frozenset()
     timeouts: Timeouts = field(default_factory=Timeouts)
+    concurrency: int | None = None
+    """Calls at the same time in one worker; None: as many as there are jobs."""
+    fleet_concurrency: int | None = None
+    """Calls at the same time in all workers together; None: as many as there are jobs."""
+    continuation: Continuation = "ask"
+    """How it is brought to go on from text that stands."""
 
     @property
     def shown_url(self) -> str:
@@ -124,8 +131,10 @@ class Provider:
         """Return the limits: the job's own, and where it names none, the provider's."""
         return Timeouts(**{**_as_dict(self.timeouts), **job.timeouts.model_dump(exclude_none=True)})
 
-    def ask(self, job: Job, http: aiohttp.ClientSession) -> AsyncIterator[Part]:
+    def ask(self, job: Job, http: aiohttp.ClientSession, *, standing: str = "") -> AsyncIterator[Part]:
         """Return the answer to ``job`` as it will arrive; nothing is sent before the first step.
+
+        ``standing`` is the beginning of the answer that a reader has already: then only the rest is asked for.
 
         Raises:
             BadRequest: the job sets an option that it may not set here, or names no model where one is needed.
@@ -138,9 +147,8 @@ class Provider:
         if job.options.keys() & _DESTINATIONS:  # allowed, but our key goes nowhere that a job chooses
             arguments.pop("api_key", None)
         arguments |= {**self.options, **job.options}
-        parts: AsyncIterator[Part] = self.cls.create_async_generator(
-            self._model(job), job.messages, **arguments
-        )
+        messages = continued(job.messages, standing, self.continuation) if standing else job.messages
+        parts: AsyncIterator[Part] = self.cls.create_async_generator(self._model(job), messages, **arguments)
         return parts
 
     def _arguments(self, timeouts: Timeouts, http: aiohttp.ClientSession) -> dict[str, Any]:
@@ -175,38 +183,45 @@ class Registry:
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
 
-    def match(self, job: Job) -> Provider:
-        """Return the provider that the job goes to.
+    def candidates(self, job: Job) -> Sequence[Provider]:
+        """Return the providers that may be asked, best first, each once, and at least one.
+
+        Of a list it is each usable one, in the job's order. Without any name it is the first that serves the model,
+        and no other: a model of the same name elsewhere need not be the same.
 
         Raises:
             NoProvider: its name is unknown, it is not working or lacks its key, or nobody serves the model.
         """
         names = [job.provider] if isinstance(job.provider, str) else job.provider
         if names:
-            return self._first_usable(names)
+            return self._usable(names)
         if job.model is None:
             raise NoProvider(
                 "no_provider", f"the job names neither a provider nor a model; there are: {self._all()}"
             )
-        return self._first_serving(job.model)
+        return [self._first_serving(job.model)]
 
-    def _first_usable(self, names: Sequence[str]) -> Provider:
+    def _usable(self, names: Sequence[str]) -> Sequence[Provider]:
+        found: list[Provider] = []
         troubles: list[NoProvider] = []
-        for name in names:
+        for name in dict.fromkeys(names):
             provider = self._providers.get(name)
             trouble = self._trouble(name, provider)
-            if provider is not None and trouble is None:
-                return provider
-            troubles += [trouble] if trouble else []
-        raise NoProvider(troubles[0].code, "; ".join(trouble.message for trouble in troubles))
+            if trouble is not None:
+                troubles.append(trouble)
+            elif provider is not None:
+                found.append(provider)
+        if not found:
+            raise NoProvider(troubles[0].code, "; ".join(trouble.message for trouble in troubles))
+        return found
 
     def _first_serving(self, model: str) -> Provider:
-        candidates = [provider for provider in self._providers.values() if provider.serves(model)]
-        for provider in candidates:
+        serving = [provider for provider in self._providers.values() if provider.serves(model)]
+        for provider in serving:
             if self._trouble(provider.name, provider) is None:
                 return provider
-        if candidates:
-            reasons = [str(self._trouble(provider.name, provider)) for provider in candidates]
+        if serving:
+            reasons = [str(self._trouble(provider.name, provider)) for provider in serving]
             raise NoProvider("no_provider_for_model", f"model {model!r}: {'; '.join(reasons)}")
         served = "; ".join(f"{p.name} ({', '.join(p.models)})" for p in self._providers.values() if p.models)
         raise NoProvider(

@@ -2,6 +2,8 @@
 -- KEYS  1 log   2 record   3 cancel   4 events channel
 -- ARGV  1 attempt   2 id of the frame's last event   3 frame   4 status to come ('done', 'failed', 'cancelled',
 --       or 'waiting': the job goes on later)   5 TTL in ms from now on   6 1 if this attempt is not to be counted
+--       7 when a waiting job is due, in ms, else ''   8 the job's last errors, packed; '' leaves them as they are
+--       9 dead letter to be buried, packed; '' if none
 -- Result: 'written' - 'repeated' (a reply was lost) - 'lost' (a later attempt owns the job) - 'gone' (no log) -
 --         {'cancel', reason} (a cancel was promised meanwhile; nothing was written)
 local record = redis.call('HMGET', KEYS[2], 'attempt', 'status')
@@ -25,7 +27,12 @@ if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands ove
   end
   return redis.error_reply(tostring(added['err']))
 end
-redis.call('HSET', KEYS[2], 'status', ARGV[4], 'entry', '')
+redis.call('HSET', KEYS[2], 'status', ARGV[4])
+for field, value in pairs({due = ARGV[7], errors = ARGV[8], dead = ARGV[9]}) do
+  if value ~= '' then
+    redis.call('HSET', KEYS[2], field, value)
+  end
+end
 if ARGV[6] == '1' then
   redis.call('HINCRBY', KEYS[2], 'number', -1)
 end

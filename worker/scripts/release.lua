@@ -1,10 +1,11 @@
--- Releases an entry unfinished: it stands at the queue's end again, for any worker to claim.
--- KEYS  1 jobs
--- ARGV  1 group   2 entry   3 job
--- Result: 1 released - 0 it was not pending, so somebody else has settled or released it
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+-- Releases entries unfinished, at once: they keep their place, and whoever looks for entries to reclaim next gets them.
+-- KEYS  1 jobs   2 control channel
+-- ARGV  1 group   2 consumer   3 consumer that stands for nobody   4 hint for the channel   5 entry
+-- Result: 1 released - 0 this consumer does not hold it (any more)
+local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[5], ARGV[5], 1, ARGV[2])
+if held['err'] or #held == 0 then -- an error: the group is gone, and with it all that was held
   return 0
 end
-redis.call('XDEL', KEYS[1], ARGV[2])
-redis.call('XADD', KEYS[1], '*', 'job', ARGV[3])
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[5], 'IDLE', 1000000000, 'JUSTID')
+redis.call('PUBLISH', KEYS[2], ARGV[4])
 return 1

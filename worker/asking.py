@@ -1,0 +1,136 @@
+"""One attempt at one provider: started, relayed, and stopped from outside where that is asked."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+
+from producer.wire.events import Started
+from producer.wire.job import Job
+from worker.cancellations import Cancellations, Reason, Stop
+from worker.event_log import Attempt, EventLog, LeaseLost
+from worker.holdings import Entry
+from worker.limits import Limits
+from worker.outcome import Answered, CancelAsked, Failure, Follow, Lost, Released
+from worker.providers.errors import ProviderError
+from worker.providers.registry import Provider
+from worker.relay import relay
+from worker.retry import failure_of, too_late
+
+logger = structlog.get_logger("chatrelay.asking")
+
+Asked = Answered | Failure | CancelAsked | Released | Lost
+"""How it can end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and under whose name. ``standing``: the text to go on from, '' to start afresh."""
+
+    entry: Entry
+    job: Job
+    attempt: Attempt
+    provider: Provider
+    standing: str = ""
+
+
+class Asker:
+    """Asks providers, and relays what they say to the log. Every ending is a value."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        cancellations: Cancellations,
+        limits: Limits,
+        http: aiohttp.ClientSession,
+        worker_name: str,
+    ) -> None:
+        self._log = log
+        self._cancellations = cancellations
+        self._limits = limits
+        self._http = http
+        self._worker_name = worker_name
+        self._unstoppable: set[asyncio.Task[Asked]] = set()
+
+    async def ask(self, question: Question) -> Asked:
+        """Ask once. It ends when the provider does, or when somebody stops it; the call is closed by then.
+
+        Raises:
+            redis.exceptions.ResponseError: Redis refuses what the attempt writes.
+        """
+        name = f"chatrelay-answer-{question.job.id}"
+        answering = asyncio.create_task(self._answer(question), name=name)
+        try:
+            with (
+                self._cancellations.watch(question.entry, question.attempt, answering) as stop,
+                _until_deadline(question, stop),
+            ):
+                ended = await stop.wait()
+        finally:
+            answering.cancel()  # for the case that this task itself was cancelled
+        provider = question.provider.name
+        if not ended:
+            logger.error("a provider would not be stopped", job=question.job.id, provider=provider)
+            return self._left_open(answering, stop.reason)
+        if answering.cancelled():
+            return stop.reason or Failure(
+                "provider_crashed", f"provider {provider!r} cancelled itself", Follow.RETRY
+            )
+        outcome = answering.result()
+        # A provider may turn the cancel by which it was stopped into a failure.
+        return stop.reason if stop.reason is not None and isinstance(outcome, Failure) else outcome
+
+    def _left_open(self, answering: "asyncio.Task[Asked]", reason: Reason | None) -> Asked:
+        self._unstoppable.add(answering)
+        answering.add_done_callback(self._unstoppable.discard)
+        if isinstance(reason, CancelAsked):
+            return CancelAsked(reason.reason, upstream_closed=False)
+        return reason or Released()
+
+    async def _answer(self, question: Question) -> Asked:
+        provider, job, attempt = question.provider, question.job, question.attempt
+        try:
+            async with self._limits.place(provider, f"{job.id} {attempt.id}"):
+                self._start(question)
+                parts = provider.ask(job, self._http, standing=question.standing)
+                return await relay(parts, attempt, self._log, provider.timeouts_for(job))
+        except LeaseLost:
+            return Lost()
+        except ProviderError as error:
+            return failure_of(error)
+        except (Exception, GeneratorExit, BaseExceptionGroup) as error:
+            # A class that is not ours may raise anything.
+            if error is attempt.refusal:
+                raise  # it is Redis that refused our writes, not the provider that failed
+            # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.
+            logger.exception(
+                "a provider raised what is not a ProviderError", job=job.id, provider=provider.name
+            )
+            text = f"provider {provider.name!r} raised {type(error).__name__}; see the worker's log"
+            return Failure("provider_crashed", text, Follow.RETRY)
+
+    def _start(self, question: Question) -> None:
+        attempt, provider = question.attempt, question.provider
+        attempt.keeps = len(question.standing)
+        model = provider.model_for(question.job) or None
+        who = (attempt.number, provider.name, self._worker_name)
+        self._log.append(attempt, Started(attempt.next_id(), *who, model, attempt.keeps))
+
+
+@contextlib.contextmanager
+def _until_deadline(question: Question, stop: Stop) -> Iterator[None]:
+    """While inside, the job's deadline stops it."""
+    deadline = question.job.deadline
+    if deadline is None:
+        yield
+        return
+    seconds = max(0, deadline - question.attempt.now_ms()) / 1000
+    failure = too_late("the answer was not whole", deadline)
+    timer = asyncio.get_running_loop().call_later(seconds, stop.now, failure)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,96 @@
+"""Listens to the control channels: hints of cancels, of jobs put off, of jobs released."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from producer.connection import bounded
+from producer.wire.codec import WireError, unpack_map
+from producer.wire.keys import Keys
+from worker.cancellations import Cancellations
+from worker.settings import Settings
+
+logger = structlog.get_logger("chatrelay.control")
+
+_MAX_MESSAGE_BYTES = 64 * 1024
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
+
+
+class Control:
+    """Hears what concerns this worker's queues. Each message is a hint: what counts stands in Redis, and is looked
+    at anyway, only later. So it is after the connection was lost, too.
+
+    ``on_hint`` is called for each type of hint that names no job: ``later``, ``released``.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        settings: Settings,
+        cancellations: Cancellations,
+        on_hint: Callable[[str], None],
+    ) -> None:
+        self._redis = redis
+        self._timeout = settings.timeout
+        self._check_interval = settings.check
+        self._channels = [keys.control(queue) for queue in settings.queues]
+        self._cancellations = cancellations
+        self._on_hint = on_hint
+        self._pause = _FIRST_PAUSE
+
+    async def run(self) -> None:
+        """Listen until cancelled, through every outage."""
+        while True:
+            try:
+                async with self._redis.pubsub() as channel:
+                    async with bounded(self._timeout):
+                        await channel.subscribe(*self._channels)
+                    await self._listen(channel)
+            except (RedisError, OSError) as error:
+                logger.warning("control channel lost, connecting again", error=str(error))
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    async def _listen(self, channel: PubSub) -> None:
+        loop = asyncio.get_running_loop()
+        unanswered, next_check = 0, loop.time() + self._check_interval
+        while True:
+            message = await channel.get_message(timeout=max(0.0, next_check - loop.time()))
+            if message is not None:
+                unanswered = 0
+                if message["type"] == "subscribe":
+                    # From here on hints are heard, and until here some were not.
+                    next_check, self._pause = loop.time(), _FIRST_PAUSE
+                    self._on_hint("later")
+                self._hear(message)
+            if loop.time() >= next_check:
+                if unanswered > 1:
+                    raise RedisConnectionError(f"no answer to {unanswered} pings")
+                async with bounded(self._timeout):
+                    await channel.ping()
+                unanswered += 1
+                async with bounded(self._timeout):
+                    await self._cancellations.check()
+                next_check = loop.time() + self._check_interval
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["type"] != "message":
+            return
+        try:
+            hint = unpack_map(message["data"], max_bytes=_MAX_MESSAGE_BYTES)
+        except WireError as error:
+            logger.warning("the control channel carried something unreadable", error=str(error))
+            return
+        match hint:
+            case {"type": "cancel", "id": str(job_id), "attempt": int(attempt), "reason": str(reason)}:
+                self._cancellations.cancel(job_id, attempt, reason)
+            case {"type": str(kind)}:
+                self._on_hint(kind)

@@ -1,0 +1,151 @@
+"""Three short loops: renew ours, reclaim the dead's, promote the due."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from redis.exceptions import RedisError
+
+from worker.cancellations import Cancellations
+from worker.holdings import Entry
+from worker.limits import Limits
+from worker.queue import Queue
+from worker.settings import Settings
+
+logger = structlog.get_logger("chatrelay.upkeep")
+
+_TIDIED_AFTER = 600.0  # seconds for which a consumer that holds nothing was silent
+_SOONEST_AGAIN = 0.05  # seconds between two looks that follow upon errors
+
+
+T = TypeVar("T")
+
+
+class Slots(Protocol):
+    """What the loops need to know of the worker."""
+
+    def free(self) -> int:
+        """How many more jobs it can run."""
+
+    def take(self, entry: Entry) -> None:
+        """Run the entry, or keep it for the next free slot."""
+
+
+class Upkeep:
+    """Keeps the queues in order. Each loop bears every outage, and ends only when it is cancelled."""
+
+    def __init__(
+        self, queue: Queue, cancellations: Cancellations, limits: Limits, settings: Settings, slots: Slots
+    ) -> None:
+        self._queue = queue
+        self._cancellations = cancellations
+        self._limits = limits
+        self._slots = slots
+        self._queues = settings.queues
+        self._lease = settings.lease
+        self._sweep = settings.sweep
+        self._released = asyncio.Event()
+        self._later = asyncio.Event()
+
+    def hear(self, hint: str) -> None:
+        """Take a hint off the control channel."""
+        if hint == "released":
+            self._released.set()
+        elif hint == "later":
+            self._later.set()
+
+    # -- renew ours ----------------------------------------------------------------------------------------
+
+    async def renew(self) -> None:
+        """Renew all leases, three times as often as they end. What was lost is stopped here."""
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            await _bear(self._renew())
+
+    async def _renew(self) -> None:
+        self._limits.renew()
+        for entry in await self._queue.renew():
+            logger.warning(
+                "the lease was lost: another worker has the job", queue=entry.queue, entry=entry.id
+            )
+            self._cancellations.lose(entry)
+
+    # -- reclaim the dead's --------------------------------------------------------------------------------
+
+    async def reclaim(self) -> None:
+        """Look for entries whose lease is over: all the time, and at once when a worker says that it released some.
+
+        The timer is its own, so that it does not matter whether new jobs come; and it jitters, so that the workers
+        do not all look at the same moment.
+        """
+        while True:
+            hinted = await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
+            await _bear(self._reclaim_all(hinted=hinted))
+
+    async def _reclaim_all(self, *, hinted: bool) -> None:
+        if await self._redis_was_away():
+            # Nobody could renew. The living are given the time to do so, before they are taken for dead.
+            logger.warning("redis was away, leases are given time to be renewed", seconds=self._lease)
+            await asyncio.sleep(self._lease)
+        for queue in self._queues:
+            await self._reclaim(queue, hinted=hinted)
+            for consumer in await self._queue.tidy(queue, _TIDIED_AFTER):
+                logger.info("removed a consumer that is gone", queue=queue, consumer=consumer)
+
+    async def _redis_was_away(self) -> bool:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        await self._renew()
+        return loop.time() - asked_at > self._lease / 3
+
+    async def _reclaim(self, queue: str, *, hinted: bool) -> None:
+        cursor = "0-0"
+        while True:
+            free = self._slots.free()
+            if free <= 0 and hinted:
+                return  # those that have a slot are to get them
+            # Without a free slot one is taken all the same, or jobs could wait for ever while all are busy;
+            # but only after those with free slots have had their chance.
+            idle = 0.0 if free > 0 else self._lease + 2 * self._sweep
+            cursor, entries = await self._queue.reclaim(queue, cursor, max(free, 1), idle_ms=int(idle * 1000))
+            for entry in entries:
+                logger.warning("reclaimed", queue=queue, entry=entry.id, deliveries=entry.deliveries)
+                self._slots.take(entry)
+            if cursor == "0-0" or (entries and free <= 0):
+                return
+
+    # -- promote the due -----------------------------------------------------------------------------------
+
+    async def promote(self) -> None:
+        """Move jobs to their queue when they are due: to the millisecond, without polling in between."""
+        while True:
+            self._later.clear()
+            wait = self._sweep
+            for queue in self._queues:
+                due_in = await _bear(self._queue.promote(queue))
+                wait = min(wait, self._sweep if due_in is None else due_in)
+            if wait > 0:
+                await _wait(self._later, wait)
+
+
+async def _bear(step: Coroutine[Any, Any, T]) -> T | None:
+    """Take a step that Redis may refuse; then the next one may work again."""
+    try:
+        return await step
+    except RedisError as error:
+        logger.warning("redis refused, trying again later", error=str(error))
+        await asyncio.sleep(_SOONEST_AGAIN)
+        return None
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, but not for longer than this; return whether it came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    came = event.is_set()
+    event.clear()
+    return came
