@@ -103,6 +103,12 @@ class Bench:
         await self._tear_down()
         await self._stack.aclose()
 
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        assert self._url is not None, "a bench is entered before it is used"
+        return self._url
+
     async def run(self, fault: Fault) -> Result:
         """Run one cell."""
         result = await run_cell(self._stage or await self._put_up(), fault)
@@ -124,13 +130,12 @@ class Bench:
         return Result("all workers stopped", self.size, 0, tuple(found), None)
 
     async def _put_up(self) -> Stage:
-        assert self._url is not None, "a bench is entered before it is used"
         manner = Manner(new_prefix(self._prefix))
-        self._standing.push_async_callback(self._clean_up, self._url, manner.prefix)
+        self._standing.push_async_callback(self._clean_up, manner.prefix)
         if self._server is not None:
             await self._server.restore()
         self._stage = await self._standing.enter_async_context(
-            open_stage(self._url, manner, size=self.size, server=self._server)
+            open_stage(self.url, manner, size=self.size, server=self._server)
         )
         return self._stage
 
@@ -139,10 +144,10 @@ class Bench:
         standing, self._standing = self._standing, AsyncExitStack()
         await standing.aclose()
 
-    async def _clean_up(self, url: str, prefix: str) -> None:
+    async def _clean_up(self, prefix: str) -> None:
         if self._server is not None:
             await self._server.restore()
-        async with connect(Url(url), connect_timeout=5) as redis:
+        async with connect(Url(self.url), connect_timeout=5) as redis:
             await clean_up(redis, prefix)
 
     async def _left(self, stage: Stage) -> Leftovers:
