@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from producer.connection import Url, connect
 from worker.verify.checker import check_leftovers
@@ -21,7 +21,11 @@ SIZES = (1, 3)
 """How many workers there are."""
 
 _JOBS = 12
-_CHUNKS, _PACE = 30, 0.03  # an answer takes about a second
+_PACE = 0.05  # seconds between two chunks
+_LONG, _SHORT = (
+    44,
+    12,
+)  # chunks: the long answers outlast a lease and a sweep, so their leases have to be renewed
 _CLOSED_WITHIN = 5.0  # seconds for a server to notice that its clients have gone
 _LOOK_INTERVAL = 0.05  # seconds
 
@@ -44,10 +48,9 @@ async def run_cell(stage: Stage, fault: Fault) -> Result:
     """
     await stage.restore()
     async with Trial(stage) as trial:
-        plan: dict[str, Any] = {"chunks": _CHUNKS, "pace": _PACE}
         hit = (fault.upstream,) if fault.upstream else ()
-        await trial.add(_JOBS // 2, fault.expected, **plan, faults=hit)
-        await trial.add(_JOBS // 2, fault.expected, **plan)
+        await trial.add(_JOBS // 2, fault.expected, chunks=_LONG, pace=_PACE, faults=hit)
+        await trial.add(_JOBS // 2, fault.expected, chunks=_SHORT, pace=_PACE)
         found: list[str] = []
         try:
             await fault.act(trial)
