@@ -1,4 +1,4 @@
-"""G8: Redis dies and comes back, with all it acknowledged or without its last second. What is missing is told it again."""
+"""G8: Redis dies and comes back, with all it acknowledged or without its last second. What is missing is said again."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ from producer.wire.keys import GROUP, Keys
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
 from tests.worker.test_fence import claimed, done, started
+from worker import writer as writer_module
 from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
 from worker.holdings import Holdings
@@ -116,7 +117,7 @@ async def test_a_claim_that_a_restart_lost_is_restored_with_its_fence(
     await parts.reader.open()
     await producer.enqueue("x", provider="echo", id="j")
     size = parts.own.file_size()
-    entry, attempt = await claimed(parts.queue, parts.reader, producer)  # the same id is the same job
+    _, attempt = await claimed(parts.queue, parts.reader, producer)  # the same id is the same job
     parts.log.append(attempt, started(attempt))
     await parts.log.flush(attempt)
     async with restarted(parts.own, without_what_came_after=size):
@@ -169,8 +170,12 @@ async def test_after_a_restart_that_lost_nothing_nothing_is_doubled(parts: Parts
 
 
 async def test_an_answer_under_way_while_redis_is_away_is_finished_in_the_same_attempt(
-    own: OwnServer, producer: Producer, start_own_worker: StartOwnWorker
+    own: OwnServer,
+    producer: Producer,
+    start_own_worker: StartOwnWorker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.1)  # well below the lease, as it is by default
     gate = Gate()
     lease = 0.6
     for name in ("a", "b"):
