@@ -2,12 +2,13 @@
 
 from redis.asyncio import Redis
 
-from producer.wire.events import Chunk, Event, Started
+from producer.wire.events import Chunk, Done, Event, Started
 from producer.wire.job import Job
 from producer.wire.keys import Keys
 from worker.entry_reader import EntryReader
-from worker.event_log import Attempt, EventLog
+from worker.event_log import Attempt, End, EventLog
 from worker.holdings import Entry, Holdings
+from worker.outcome import TooEarly
 from worker.queue import Claim, Claimed, NotClaimed, Queue
 from worker.settings import Settings
 from worker.writer import Writer
@@ -49,6 +50,13 @@ class Rival:
         assert isinstance(claimed, Claimed), claimed
         return claimed.attempt
 
+    async def own_when_due(self, entry: Entry) -> Attempt:
+        """Claim the entry's job as soon as the instant has come that it waits for."""
+        while True:
+            if isinstance(claimed := await self.claim(entry), Claimed):
+                return claimed.attempt
+            assert isinstance(claimed, TooEarly), claimed
+
     async def answer(self, attempt: Attempt, *texts: str) -> None:
         """Begin an answer, and leave it there."""
         await self.write(attempt, Started(attempt.next_id(), attempt.number, "rival", "rival", "rival-model"))
@@ -59,6 +67,12 @@ class Rival:
         for event in events:
             self._log.append(attempt, event)
         await self._log.flush(attempt)
+
+    async def finish(self, attempt: Attempt, *texts: str) -> None:
+        """Answer, to the end."""
+        await self.answer(attempt, *texts)
+        done = Done(attempt.next_id(), "stop", sum(map(len, texts)))
+        await self._log.finish(attempt, End(done, "done", ttl_ms=60_000))
 
     def die(self, entry: Entry) -> None:
         """Know nothing more of the entry; Redis still has it under this consumer's name."""

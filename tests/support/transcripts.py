@@ -8,11 +8,9 @@ from producer.wire.events import (
     Chunk,
     Done,
     Failed,
-    Queued,
     Reasoning,
     Started,
     ToolCall,
-    Usage,
     Waiting,
 )
 
@@ -33,8 +31,6 @@ async def transcript(producer: Producer, job_id: str, after: str | None = None) 
 def in_words(event: Event) -> str:
     """An event as a few words: ``started 2 a``, ``+text``, ``waiting retry``, ``done 4`` …"""
     match event:
-        case Queued():
-            return "queued"
         case Started(number=number, provider=provider, keeps=keeps):
             return f"started {number} {provider}" + (f" keeps {keeps}" if keeps else "")
         case Chunk(text=text):
@@ -43,14 +39,8 @@ def in_words(event: Event) -> str:
             return f"~{text}"
         case ToolCall(call=call):
             return f"calls {call['name']}"
-        case Usage():
-            return "usage"
-        case Waiting(reason=reason):
-            return f"waiting {reason}"
-        case Done(chars=chars):
-            return f"done {chars}"
         case Failed(code=code, attempts=attempts):
             return f"failed {code} {attempts}"
-        case Cancelled(reason=reason):
-            return f"cancelled {reason}"
-    raise AssertionError(f"no words for {event}")
+        case Waiting(reason=more) | Done(chars=more) | Cancelled(reason=more):
+            return f"{event.type} {more}"
+    return event.type
