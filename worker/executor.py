@@ -223,7 +223,8 @@ class Executor:
             wait_no_longer_than=job.created_at + int(self._settings.max_wait * 1000),
             now=attempt.now_ms(),
         )
-        if parked and not attempt.has_output:  # one that was passed over gives more hope than one that said no
+        # One that was passed over gives more hope than one that said no.
+        if parked and not attempt.has_output:
             text = f"left alone, as they asked: {', '.join(sorted(parked))}"
             failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
