@@ -254,6 +254,11 @@ def _size(call: Call) -> int:
     return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server refused, and would refuse again; otherwise it, or the way to it, may come back."""
+    return isinstance(error, ResponseError) and not _is_passing(error)
+
+
 def _is_passing(result: Any) -> bool:
     if not isinstance(result, RedisError):
         return False
