@@ -28,7 +28,7 @@ class Slots(Protocol):
     """What the loops need to know of the worker."""
 
     def free(self) -> int:
-        """How many more jobs it can run."""
+        """How many more jobs it can run; -1 if there is no slot, and an entry waits for one already."""
 
     def take(self, entry: Entry) -> None:
         """Run the entry, or keep it for the next free slot."""
@@ -105,7 +105,7 @@ class Upkeep:
         cursor = "0-0"
         while True:
             free = self._slots.free()
-            if free <= 0 and hinted:
+            if free < 0 or (free == 0 and hinted):
                 return  # those that have a slot are to get them
             # Without a free slot one is taken all the same, or jobs could wait for ever while all are busy;
             # but only after those with free slots have had their chance.

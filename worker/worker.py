@@ -57,12 +57,16 @@ class _Slots:
     """
 
     def __init__(self, free: Callable[[], int], begin: Callable[[Entry], None], reader: EntryReader) -> None:
-        self.free = free
+        self._free = free
         self._begin = begin
         self._reader = reader
 
+    def free(self) -> int:
+        free = self._free()
+        return -1 if free <= 0 and self._reader.has_parked else free
+
     def take(self, entry: Entry) -> None:
-        if self.free() > 0:
+        if self._free() > 0:
             self._begin(entry)
         else:
             self._reader.park([entry])
