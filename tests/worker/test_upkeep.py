@@ -233,10 +233,10 @@ async def test_a_worker_that_lives_keeps_its_job_for_many_leases(
 ) -> None:
     gate = Gate()
     lease = 0.3
-    for name in ("w1", "w2"):
-        await start_worker(gated_registry(gate), lease=lease, sweep=0.05, name=name)
+    await start_worker(gated_registry(gate), lease=lease, sweep=60, name="w1")
     job = await producer.enqueue("x", provider="gated")
     await gate.first_chunk_out.wait()
+    await start_worker(gated_registry(gate), lease=lease, sweep=0.05, name="w2")
     began = await server_ms(redis)
     await until(lambda: _is_past(redis, began + 5 * lease * 1000))
     gate.open.set()
