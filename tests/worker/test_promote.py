@@ -113,7 +113,8 @@ async def test_several_workers_promote_no_job_twice(
 async def test_each_queue_of_a_worker_has_its_delayed_jobs(
     producer: Producer, start_worker: StartWorker
 ) -> None:
-    await start_worker(queues=("a", "b"), sweep=ALL_DAY)
+    await start_worker(queues=("a", "b", "c"), sweep=ALL_DAY)
+    await producer.enqueue("far", provider="echo", queue="c", delay=3600)
     jobs = [await producer.enqueue(queue, provider="echo", queue=queue, delay=0.1) for queue in "abab"]
     assert [(await producer.result(job.id)).text for job in jobs] == list("abab")
 
