@@ -51,6 +51,7 @@ class Upkeep:
         self._lease = settings.lease
         self._sweep = settings.sweep
         self._released = asyncio.Event()
+        self._released.set()  # what was released before this worker was there to hear of it waits for no sweep
         self._later = asyncio.Event()
 
     def hear(self, hint: str) -> None:

@@ -412,6 +412,25 @@ async def test_of_two_entries_of_one_job_the_later_turn_stands_for_it(
     assert await queue.claim(entry, claim_of(entry)) == NothingToDo()
 
 
+async def test_a_running_jobs_entry_that_was_handed_over_as_often_before_starts_nothing(
+    queue: Queue, reader: EntryReader, other: Other, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    """A restart of Redis may forget that it handed an entry over, and hand it over for the first time once more."""
+    (entry,) = await taken(producer, reader)
+    assert isinstance(await queue.claim(entry, claim_of(entry)), Claimed)
+    assert await other.queue.claim(entry, claim_of(entry)) == Lost()
+
+
+async def test_a_running_job_that_stands_in_the_queue_twice_is_run_once(
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    (entry,) = await taken(producer, reader)
+    await redis.xadd(keys.jobs("default"), {"job": entry.body})
+    (double,) = await reader.take(1)
+    assert isinstance(await queue.claim(entry, claim_of(entry)), Claimed)
+    assert await queue.claim(double, claim_of(double)) == NothingToDo()
+
+
 async def test_an_entry_whose_body_is_gone_is_taken_as_no_job(
     reader: EntryReader, holdings: Holdings, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
