@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from producer.connection import Url, connect
 from worker.verify.checker import check_leftovers
@@ -21,7 +21,11 @@ SIZES = (1, 3)
 """How many workers there are."""
 
 _JOBS = 12
-_CHUNKS, _PACE = 30, 0.03  # an answer takes about a second
+_PACE = 0.05  # seconds between two chunks
+_LONG, _SHORT = (
+    44,
+    12,
+)  # chunks: the long answers outlast a lease and a sweep, so their leases have to be renewed
 _CLOSED_WITHIN = 5.0  # seconds for a server to notice that its clients have gone
 _LOOK_INTERVAL = 0.05  # seconds
 
@@ -44,10 +48,9 @@ async def run_cell(stage: Stage, fault: Fault) -> Result:
     """
     await stage.restore()
     async with Trial(stage) as trial:
-        plan: dict[str, Any] = {"chunks": _CHUNKS, "pace": _PACE}
         hit = (fault.upstream,) if fault.upstream else ()
-        await trial.add(_JOBS // 2, fault.expected, **plan, faults=hit)
-        await trial.add(_JOBS // 2, fault.expected, **plan)
+        await trial.add(_JOBS // 2, fault.expected, chunks=_LONG, pace=_PACE, faults=hit)
+        await trial.add(_JOBS // 2, fault.expected, chunks=_SHORT, pace=_PACE)
         found: list[str] = []
         try:
             await fault.act(trial)
@@ -103,6 +106,12 @@ class Bench:
         await self._tear_down()
         await self._stack.aclose()
 
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        assert self._url is not None, "a bench is entered before it is used"
+        return self._url
+
     async def run(self, fault: Fault) -> Result:
         """Run one cell."""
         result = await run_cell(self._stage or await self._put_up(), fault)
@@ -124,13 +133,12 @@ class Bench:
         return Result("all workers stopped", self.size, 0, tuple(found), None)
 
     async def _put_up(self) -> Stage:
-        assert self._url is not None, "a bench is entered before it is used"
         manner = Manner(new_prefix(self._prefix))
-        self._standing.push_async_callback(self._clean_up, self._url, manner.prefix)
+        self._standing.push_async_callback(self._clean_up, manner.prefix)
         if self._server is not None:
             await self._server.restore()
         self._stage = await self._standing.enter_async_context(
-            open_stage(self._url, manner, size=self.size, server=self._server)
+            open_stage(self.url, manner, size=self.size, server=self._server)
         )
         return self._stage
 
@@ -139,10 +147,10 @@ class Bench:
         standing, self._standing = self._standing, AsyncExitStack()
         await standing.aclose()
 
-    async def _clean_up(self, url: str, prefix: str) -> None:
+    async def _clean_up(self, prefix: str) -> None:
         if self._server is not None:
             await self._server.restore()
-        async with connect(Url(url), connect_timeout=5) as redis:
+        async with connect(Url(self.url), connect_timeout=5) as redis:
             await clean_up(redis, prefix)
 
     async def _left(self, stage: Stage) -> Leftovers:

@@ -37,6 +37,11 @@ class Progress:
     ended: str | None = None
     times: list[tuple[float, str]] = field(default_factory=list)
 
+    @property
+    def has_waited(self) -> bool:
+        """Whether an attempt of it ended that was not the last one."""
+        return any(type_ == "waiting" for _, type_ in self.times)
+
     def next_after(self, at: float, types: frozenset[str]) -> float | None:
         """Return how long after ``at`` the first event of one of ``types`` came; of any type, if none is named."""
         later = (when - at for when, type_ in self.times if when > at and (not types or type_ in types))
@@ -83,6 +88,10 @@ class Watch:
     def run_by(self, worker: str) -> list[str]:
         """Return the jobs that this worker runs, as far as is known."""
         return [job_id for job_id, job in self.jobs.items() if job.worker == worker and not job.ended]
+
+    def started(self) -> list[str]:
+        """Return the jobs that have started at all."""
+        return [job_id for job_id, job in self.jobs.items() if len(job.times) > 1]
 
     def running(self) -> list[str]:
         """Return the jobs that have text and no end."""

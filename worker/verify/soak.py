@@ -6,12 +6,13 @@ import random
 import resource
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
-from worker.verify.endurance import Dose, Endurance
+from worker.verify.endurance import Dose, Endurance, Tally
 from worker.verify.fleet import Manner
 from worker.verify.servers import OwnServer
 from worker.verify.stage import new_prefix, open_stage
@@ -40,10 +41,10 @@ def soak(
     """Put jobs on a queue while workers are killed, frozen and cut off, and Redis restarts. Exit status 1: violated."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     typer.echo(f"seed {seed}")
-    manner = Manner(new_prefix(), concurrency=40, lease=lease, sweep=sweep, grace=1.0)
+    manner = Manner(new_prefix(), concurrency=80, lease=lease, sweep=sweep, grace=1.0)
     run = Soak(manner, seed, chunks)
     asyncio.run(run.mixed(minutes * 60) if jobs is None else run.fixed_size(jobs))
-    raise typer.Exit(run.report())
+    raise typer.Exit(run.report(run.tally, run.troubles))
 
 
 class Soak:
@@ -55,6 +56,16 @@ class Soak:
         self._chunks = chunks
         self._began_at = time.monotonic()
         self._endurance: Endurance
+
+    @property
+    def tally(self) -> Tally:
+        """What came of it so far."""
+        return self._endurance.tally
+
+    @property
+    def troubles(self) -> Mapping[str, int]:
+        """How much trouble was made, by its kind."""
+        return self._endurance.troubles.counts
 
     async def mixed(self, seconds: float) -> None:
         """Everything at random, for so long."""
@@ -102,9 +113,9 @@ class Soak:
             f"{memory:.0f} MB"
         )
 
-    def report(self) -> int:
+    def report(self, tally: Tally, troubles: Mapping[str, int]) -> int:
         """Print what came of it, and return the exit status."""
-        tally, counts = self._endurance.tally, self._endurance.troubles.counts
+        counts = Counter(troubles)
         ends = ", ".join(f"{count} {end}" for end, count in sorted(tally.jobs.items()))
         typer.echo(f"jobs        {sum(tally.jobs.values())} ({ends}) in {self._seconds():.0f} s")
         typer.echo(f"kills       {counts['kill']}")

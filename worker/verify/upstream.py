@@ -110,11 +110,14 @@ class Upstream:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         plan = Plan.read(body["messages"][0]["content"])
-        with self._recorded(plan) as call:
-            if call.fault in ("429", "500"):
-                call.failed_at = time.monotonic()
-                return _refusal(int(call.fault))
-            return await _stream(request, plan, call)
+        try:
+            with self._recorded(plan) as call:
+                if call.fault in ("429", "500"):
+                    call.failed_at = time.monotonic()
+                    return _refusal(int(call.fault))
+                return await _stream(request, plan, call)
+        except ConnectionError:
+            return web.Response()  # nobody is there to read it
 
     @contextlib.contextmanager
     def _recorded(self, plan: Plan) -> Iterator[CallRecord]:
@@ -147,8 +150,12 @@ async def _stream(request: web.Request, plan: Plan, call: CallRecord) -> web.Str
         call.failed_at = time.monotonic()
         await _go_wrong(request, call.fault)
         return response
-    call.is_whole = True
-    await response.write(_END)
+    call.is_whole = True  # before it is sent, as above; taken back if it was not
+    try:
+        await response.write(_END)
+    except ConnectionError:
+        call.is_whole = False
+        raise
     await response.write_eof()
     return response
 
