@@ -92,6 +92,21 @@ async def test_a_retry_that_would_come_after_the_deadline_is_not_waited_for(
     assert await producer.dead() == []
 
 
+async def test_the_deadline_is_told_though_another_provider_of_the_list_could_be_asked_again(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    first, second = Scripted("a", [RateLimited("429", retry_after=0.05)]), Scripted("b", [asyncio.Event()])
+    await start_worker(registry(first, second))
+    job = await producer.enqueue("x", provider=["a", "b"], deadline=SOON)
+    assert await transcript(producer, job.id) == [
+        "queued",
+        "started 1 a",
+        "waiting retry",
+        "started 1 b",
+        "failed deadline_exceeded 1",
+    ]
+
+
 async def test_a_job_that_its_reader_ended_while_it_waited_is_settled_when_it_is_due(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:
