@@ -150,6 +150,22 @@ async def test_a_job_that_ended_otherwise_and_was_not_settled_is_not_buried(
     assert (await producer.result(job.id)).text == "whole"
 
 
+async def test_a_second_entry_of_a_buried_job_is_no_second_letter(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """A producer whose replies got lost may have added its job twice."""
+    job = await producer.enqueue("x", provider="a")
+    await redis.xadd(keys.jobs("default"), {JOB_FIELD: job.encode()})
+    provider = Scripted("a", NO_KEY)
+    worker = await start_worker(registry(provider), concurrency=1)
+    assert (await transcript(producer, job.id))[-1] == "failed unauthorized 1"
+    while await redis.xlen(keys.jobs("default")):
+        await producer.queues()
+    await worker.idle()
+    assert [dead.job_id for dead in await producer.dead()] == [job.id]
+    assert len(provider.calls) == 1
+
+
 # -- a new life ------------------------------------------------------------------------------------------------
 
 
