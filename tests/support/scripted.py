@@ -24,13 +24,19 @@ class Call:
 class Scripted:
     """One provider. Its first call takes the first line's steps, and so on; the last line is for all further calls."""
 
-    def __init__(self, name: str, *lines: Sequence[Step], **settings: Any) -> None:
+    def __init__(self, name: str, *lines: Sequence[Step], has_memory: bool = True, **settings: Any) -> None:
+        """``has_memory``: it looks at the whole conversation. ``settings`` are those of a `Provider`."""
         self.name = name
         self.calls: list[Call] = []
         self.waits = asyncio.Event()
         """Set once a call has come to a step that it waits at."""
         self._lines = lines
-        cls = type("Scripted", (), {"working": True, "create_async_generator": staticmethod(self._answer)})
+        shape = {
+            "working": True,
+            "supports_message_history": has_memory,
+            "create_async_generator": staticmethod(self._answer),
+        }
+        cls = type("Scripted", (), shape)
         self.provider = Provider(name, "scripted", cls, "", True, (f"{name}-model",), **settings)
 
     async def _answer(self, model: str, messages: Sequence[Any], **_: Any) -> AsyncIterator[Any]:

@@ -7,8 +7,11 @@ import pytest
 
 from producer.wire import codec, dead, events, job, keys, lifetimes
 from tests.wire.vectors import load
+from worker.providers.errors import ProviderError
+from worker.retry import FOLLOWS
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "wire.md").read_text(encoding="utf-8")
+PAGE_PATH = Path(__file__).parent.parent.parent / "docs" / "wire.md"
+PAGE = PAGE_PATH.read_text(encoding="utf-8")
 
 EXAMPLES = re.findall(r"^```hex\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
@@ -44,6 +47,22 @@ def test_every_field_of_a_job_is_in_the_table(name: str) -> None:
 def test_every_field_of_a_dead_letter_is_in_the_table(name: str) -> None:
     section = PAGE[PAGE.index("### Dead letters") : PAGE.index("### The group")]
     assert re.search(rf"^\| .*`{name}`.* \|", section, re.MULTILINE)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in FOLLOWS if cls is not ProviderError])
+def test_what_workers_do_about_each_error_is_in_the_table_of_codes(cls: type[ProviderError]) -> None:
+    section = PAGE[PAGE.index("## Codes of failed jobs") : PAGE.index("## What may change")]
+    assert re.search(rf"^\| `{cls.code}` \|.*\| {FOLLOWS[cls].value} \|$", section, re.MULTILINE)
+
+
+@pytest.mark.parametrize("script", ["worker/scripts/claim.lua", "worker/scripts/finish.lua"])
+def test_every_field_that_workers_keep_in_a_record_is_in_its_table(script: str) -> None:
+    text = (PAGE_PATH.parent.parent / script).read_text(encoding="utf-8")
+    section = PAGE[PAGE.index("## The record") : PAGE.index("## The job")]
+    written = "".join(re.findall(r"'HSET(?:NX)?', KEYS\[2\],(.*?)\)\n", text, re.DOTALL))
+    fields = set(re.findall(r"'(\w+)'", written)) | {"due", "errors", "dead"}
+    assert {"status", "due"} < fields
+    assert {name for name in fields if not re.search(rf"^\| .*`{name}`.* \|", section, re.MULTILINE)} == set()
 
 
 @pytest.mark.parametrize("case", load("frames", "accepted"), ids=lambda case: case["name"])

@@ -115,6 +115,23 @@ async def test_what_cannot_be_continued_starts_afresh(
     assert (result.text, result.reasoning, result.tool_calls) == ("whole", "", ())
 
 
+async def test_a_provider_that_sees_only_the_last_message_starts_afresh(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    first = Scripted("a", ["ab", Cut("1")], [Broken("2")])
+    second = Scripted("b", ["whole"], has_memory=False)
+    await start_worker(registry(first, second), **QUICK)
+    job = await producer.enqueue(HI, provider=["a", "b"], on_retry="continue")
+    assert (await transcript(producer, job.id))[4:] == [
+        "started 2 a keeps 2",
+        "waiting retry",
+        "started 2 b",
+        "+whole",
+        "done 5",
+    ]
+    assert second.calls[0].messages == HI
+
+
 # -- the worker goes, and not the provider ---------------------------------------------------------------------
 
 

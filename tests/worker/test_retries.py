@@ -11,8 +11,8 @@ from producer.wire.events import EventId
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival
-from tests.support.scripted import Scripted, registry
-from tests.support.transcripts import events_of, in_words, transcript
+from tests.support.scripted import Scripted, Step, registry
+from tests.support.transcripts import PATIENCE, events_of, in_words, transcript
 from worker.holdings import Entry
 from worker.providers.errors import (
     BadRequest,
@@ -241,6 +241,24 @@ async def test_a_worker_that_dies_between_the_wait_and_the_queue_loses_no_job(
     ((waiting, started),) = starts_and_waits(events)
     assert EventId.parse(started.id).attempt >= waiting.until
     assert died == ["here"]
+
+
+@pytest.mark.parametrize("last", ["the end", Cut("gone")], ids=["it answers", "it fails"])
+async def test_a_job_whose_keys_vanish_while_it_runs_is_run_anew(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, last: Step
+) -> None:
+    """Nobody can be told anything of that attempt any more, so its worker settles nothing."""
+    gone = asyncio.Event()
+    provider = Scripted("a", ["half ", gone, last], ["whole"])
+    await start_worker(registry(provider), lease=0.05, sweep=0.02)
+    job = await producer.enqueue("x", provider="a")
+    async with asyncio.timeout(PATIENCE):
+        await provider.waits.wait()
+        await redis.delete(keys.log(job.id), keys.record(job.id))
+        gone.set()
+        while len(provider.calls) < 2:
+            await producer.queues()
+    assert await transcript(producer, job.id) == ["queued", "started 1 a", "+whole", "done 5"]
 
 
 # -- waiting ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local status = record.status
+local same_entry = record.entry == ARGV[1]
 if status == 'done' or status == 'failed' or status == 'cancelled' then
   -- One that was cancelled while it waited has its long life only until its entry is met, which is now.
   for _, key in ipairs({KEYS[1], KEYS[2]}) do
@@ -27,7 +28,7 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
       redis.call('PEXPIRE', key, ARGV[12])
     end
   end
-  return {'ended', record.dead or ''}
+  return {'ended', same_entry and record.dead or ''} -- the letter is for the entry whose attempt failed
 end
 
 if not status and tonumber(ARGV[2]) > 1 then -- it was run before, ended, and its retention is over
@@ -39,7 +40,6 @@ local function claimed(attempt, number)
     tonumber(record.started_at or now)}
 end
 
-local same_entry = record.entry == ARGV[1]
 if status == 'running' and record.claim == ARGV[11] then -- this very claim, said again after its reply was lost
   return claimed(record.attempt, tonumber(record.number))
 end
