@@ -307,6 +307,8 @@ class Executor:
                 await self._queue.settle(entry)
             case Verb.RELEASE, _:
                 await self._queue.release(entry)
+            case Verb.DEFER, PutOff(until_ms, "rate_limited") if run is not None:
+                await self._queue.defer(entry, _spread(until_ms, run.attempt.now_ms()))
             case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
                 await self._queue.defer(entry, due_ms)
             case Verb.BURY, _:

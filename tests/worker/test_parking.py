@@ -18,6 +18,12 @@ from worker.providers.registry import Provider, Registry
 from worker.writer import Writer
 
 
+@pytest.fixture(autouse=True)
+def _all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moments by which jobs are spread would blur what is compared here."""
+    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
+
+
 async def server_ms(redis: Redis) -> int:
     seconds, microseconds = await redis.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
@@ -68,8 +74,12 @@ async def test_where_the_provider_does_not_say_the_rest_doubles_up_to_a_minute(
 ) -> None:
     """And begins anew once the provider has answered; each provider has its own."""
     monkeypatch.setattr(parking_module.random, "uniform", lambda low, high: high)
+    clock = 0.0
+    monkeypatch.setattr(parking_module.time, "monotonic", lambda: clock)
 
     async def rest(name: str = "p") -> int:
+        nonlocal clock
+        clock += 61  # whatever rest there was is over
         await redis.delete(keys.parked(name))
         before = await server_ms(redis)
         return round((await parking.park(name, None) - before) / 1000)
@@ -78,6 +88,14 @@ async def test_where_the_provider_does_not_say_the_rest_doubles_up_to_a_minute(
     assert await rest("q") == 1
     parking.works("p")
     assert [await rest(), await rest(), await rest("q")] == [1, 2, 2]
+
+
+async def test_calls_that_were_under_way_together_make_the_rest_no_longer(
+    parking: Parking, redis: Redis, keys: Keys
+) -> None:
+    """A single burst of 16 is one refusal, and not 16."""
+    before = await server_ms(redis)
+    assert all([await parking.park("p", None) - before <= 1100 for _ in range(16)])
 
 
 # -- in workers -----------------------------------------------------------------------------------------------

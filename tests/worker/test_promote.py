@@ -88,7 +88,7 @@ async def test_several_jobs_that_are_due_at_once_all_start(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than one script moves at a time."""
-    monkeypatch.setattr(queue_module, "_PROMOTED_AT_ONCE", 5)
+    monkeypatch.setattr(queue_module, "_PROMOTED_AT_ONCE", (5, 1024))
     await start_worker(sweep=ALL_DAY)
     at = datetime.fromtimestamp(await server_ms(redis) / 1000, UTC) + timedelta(seconds=0.5)
     jobs = [await producer.enqueue(str(i), provider="echo", at=at) for i in range(12)]
@@ -141,7 +141,7 @@ async def test_nobody_polls_while_a_delayed_job_waits(
     rare = settings.model_copy(update={"sweep": ALL_DAY})
     counting = Counting(writer, keys, reader._holdings, rare)
     limits = Limits(writer, keys, rare.lease)
-    upkeep = Upkeep(counting, Cancellations(redis, keys), limits, rare, None)  # type: ignore[arg-type]
+    upkeep = Upkeep(counting, Cancellations(redis, keys, rare), limits, rare, None)  # type: ignore[arg-type]
     promoting = asyncio.create_task(upkeep.promote())
     await until(lambda: redis.xlen(keys.jobs("default")))
     assert looks <= 4
