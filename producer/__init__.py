@@ -8,7 +8,7 @@
 from producer.answer import Result, TextStream
 from producer.cancellation import Cancellation
 from producer.client import Producer
-from producer.dead import DeadFilter, DeadJob, Retry
+from producer.dead import DeadFilter, DeadJob, DeadJobs, Retry
 from producer.errors import (
     AnswerRestarted,
     ChatRelayError,
@@ -53,6 +53,7 @@ __all__ = [
     "CorruptLog",
     "DeadFilter",
     "DeadJob",
+    "DeadJobs",
     "DeadLetter",
     "Done",
     "Event",

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, Unpack
 
@@ -10,7 +10,7 @@ from producer.answer import Answer, Result, TextStream
 from producer.cancellation import Cancellation, cancel_job, follow_to_end
 from producer.connection import Url
 from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
-from producer.dead import DeadFilter, DeadJob, Retry, dead_jobs, drop_dead, each_dead, find_dead, retry_dead
+from producer.dead import DeadFilter, DeadJob, DeadJobs, Retry, dead_jobs, drop_dead, find_dead, retry_dead
 from producer.errors import InvalidCursor, InvalidSetting, JobNotFound, ResultTimeout, Unavailable
 from producer.intake import JobFields, Messages, new_job
 from producer.link import Link
@@ -217,7 +217,7 @@ class Producer:
         Raises:
             Unavailable: Redis cannot be reached.
         """
-        return await self._link.ask(lambda redis: read_queues(redis, self._keys))
+        return await read_queues(self._link, self._keys)
 
     # -- dead letters --------------------------------------------------------------------------------------
 
@@ -231,13 +231,12 @@ class Producer:
         """
         return await dead_jobs(self._link, self._keys, queue, limit, wanted)
 
-    def each_dead(self, queue: str | None = None, **wanted: Unpack[DeadFilter]) -> AsyncIterator[DeadJob]:
-        """Yield every dead letter, queue by queue: as many as there are, in little memory.
+    def each_dead(self, queue: str | None = None, **wanted: Unpack[DeadFilter]) -> DeadJobs:
+        """Return every dead letter, queue by queue, to iterate over: as many as there are, in little memory.
 
-        Raises, while iterating:
-            Unavailable: Redis cannot be reached.
+        For what iterating raises see `DeadJobs`.
         """
-        return each_dead(self._link, self._keys, queue, wanted)
+        return DeadJobs(self._link, self._keys, queue, wanted)
 
     async def find_dead(self, *ids: str, queue: str | None = None) -> list[DeadJob]:
         """Return the dead letters of these ids, each a letter's own or its job's; an id may have several, or none.

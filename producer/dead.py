@@ -6,11 +6,12 @@ the queue. Whoever dies in between has lost nothing: the letter stands where it 
 
 import heapq
 import re
-from collections.abc import AsyncIterator, Collection
+from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from redis.asyncio import Redis
 
@@ -74,6 +75,41 @@ class Retry(Enum):
     """The letter stands there no more: somebody else has retried or dropped it."""
 
 
+class DeadJobs:
+    """Every dead letter that stands there now, queue by queue, a page at a time: ``async for dead in dead_jobs``.
+
+    A step that was interrupted, or failed, may be taken again: nothing is left out.
+
+    Raises, while iterating:
+        Unavailable: Redis cannot be reached.
+    """
+
+    def __init__(self, link: Link, keys: Keys, queue: str | None, wanted: DeadFilter) -> None:
+        self._link, self._keys, self._queue, self._wanted = link, keys, queue, wanted
+        self._walks: deque[_Walk] | None = None
+        self._ready: deque[DeadJob] = deque()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> DeadJob:
+        if not self._ready:
+            self._ready.extend(await self.read())
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._ready.popleft()
+
+    async def read(self) -> list[DeadJob]:
+        """Return what the next page holds that is wanted, which is never nothing before the end."""
+        if self._walks is None:
+            self._walks = deque(await _walks(self._link, self._keys, self._queue, self._wanted))
+        while self._walks:
+            if found := await self._walks[0].read():
+                return found
+            self._walks.popleft()
+        return []
+
+
 async def dead_jobs(
     link: Link, keys: Keys, queue: str | None, limit: int | None, wanted: DeadFilter
 ) -> list[DeadJob]:
@@ -83,25 +119,12 @@ async def dead_jobs(
         Unavailable: Redis cannot be reached.
     """
     per_queue = []
-    for name in await _dead_queues(link, keys, queue):
+    for walk in await _walks(link, keys, queue, wanted):
         found: list[DeadJob] = []
-        async for dead in _walk(link, keys, name, wanted):
-            if limit is not None and len(found) >= limit:
-                break
-            found.append(dead)
+        while (limit is None or len(found) < limit) and (page := await walk.read()):
+            found += page
         per_queue.append(found)
     return list(heapq.merge(*per_queue, key=lambda dead: _numbers(dead.id)))[:limit]
-
-
-async def each_dead(link: Link, keys: Keys, queue: str | None, wanted: DeadFilter) -> AsyncIterator[DeadJob]:
-    """Yield every dead letter that stands there now, queue by queue, holding one page at a time.
-
-    Raises:
-        Unavailable: Redis cannot be reached.
-    """
-    for name in await _dead_queues(link, keys, queue):
-        async for dead in _walk(link, keys, name, wanted):
-            yield dead
 
 
 async def find_dead(link: Link, keys: Keys, queue: str | None, ids: Collection[str]) -> list[DeadJob]:
@@ -114,7 +137,7 @@ async def find_dead(link: Link, keys: Keys, queue: str | None, ids: Collection[s
     found = [dead for name in queues for dead in await _look_up(link, keys, name, ids)]
     job_ids = set(ids) - {dead.id for dead in found}
     if job_ids:  # only a walk tells where a job's letter stands
-        found += [dead async for dead in each_dead(link, keys, queue, {}) if dead.job_id in job_ids]
+        found += [dead async for dead in DeadJobs(link, keys, queue, {}) if dead.job_id in job_ids]
     return found
 
 
@@ -162,19 +185,34 @@ async def _dead_queues(link: Link, keys: Keys, queue: str | None) -> list[str]:
     return sorted(await link.ask(lambda redis: queues_of(redis, keys.dead)))
 
 
-async def _walk(link: Link, keys: Keys, queue: str, wanted: DeadFilter) -> AsyncIterator[DeadJob]:
-    # What is buried while this goes on is not looked at: a job that was retried may die again at once.
-    end = await link.ask(server_ms) - _ms(wanted.get("older_than"))
-    cursor = "0-0"
-    while True:
-        page = await _page(link, keys.dead(queue), cursor, end)
-        for entry_id, fields in page:
-            dead = _dead_job(queue, entry_id, fields)
-            if _is_wanted(dead, wanted):
-                yield dead
-        if len(page) < PAGE:
-            return
-        cursor = page[-1][0].decode()
+async def _walks(link: Link, keys: Keys, queue: str | None, wanted: DeadFilter) -> list["_Walk"]:
+    return [_Walk(link, keys, name, wanted) for name in await _dead_queues(link, keys, queue)]
+
+
+class _Walk:
+    """Goes through the dead letters of one queue."""
+
+    def __init__(self, link: Link, keys: Keys, queue: str, wanted: DeadFilter) -> None:
+        self._link, self._keys, self._queue, self._wanted = link, keys, queue, wanted
+        self._cursor = "0-0"
+        self._end_ms: int | None = None
+        self._over = False
+
+    async def read(self) -> list[DeadJob]:
+        """Return the wanted ones of the next page that has any; empty at the end."""
+        if self._end_ms is None:
+            # What is buried from now on is not looked at: a job that was retried may die again at once.
+            self._end_ms = await self._link.ask(server_ms) - _ms(self._wanted.get("older_than"))
+        found: list[DeadJob] = []
+        while not found and not self._over:
+            page = await _page(self._link, self._keys.dead(self._queue), self._cursor, self._end_ms)
+            found = [dead for dead in self._told(page) if _is_wanted(dead, self._wanted)]
+            self._over = len(page) < PAGE
+            self._cursor = page[-1][0].decode() if page else self._cursor
+        return found
+
+    def _told(self, page: list[Any]) -> list[DeadJob]:
+        return [_dead_job(self._queue, entry_id, fields) for entry_id, fields in page]
 
 
 async def _page(link: Link, stream: str, cursor: str, end_ms: int) -> list[Any]:

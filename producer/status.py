@@ -1,15 +1,15 @@
 """Looking without touching: one job's record, and the queues."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 from redis.asyncio import Redis
 
+from producer import scripts
 from producer.link import Link
-from producer.wire.keys import GROUP, Keys, is_name
+from producer.wire.keys import GROUP, NOBODY, Keys, is_name
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
@@ -46,9 +46,10 @@ class Status:
 class QueueInfo:
     """One queue at this moment.
 
-    ``length`` counts the jobs that wait to be claimed and ``in_flight`` those that workers hold; ``oldest_age`` is
-    the seconds since the oldest of both was queued. ``workers`` counts those that are connected. ``delayed`` counts
-    the jobs that are not due yet, ``dead`` the dead letters, ``dropped`` those that fell over the bound of them.
+    ``length`` counts the jobs that wait to be claimed, for the first time or released, and ``in_flight`` those that
+    workers hold; ``oldest_age`` is the seconds since the oldest of both was queued. ``workers`` counts those that are
+    connected. ``delayed`` counts the jobs that are not due yet, ``dead`` the dead letters, ``dropped`` those that fell
+    over the bound of them.
     """
 
     name: str
@@ -130,34 +131,39 @@ async def queues_of(redis: Redis, key_of: Callable[[str], str]) -> set[str]:
     return {name for name in names if is_name(name)}
 
 
-async def read_queues(redis: Redis, keys: Keys) -> list[QueueInfo]:
-    """Return every queue that has jobs, had some, or has dead letters, by name."""
-    with_jobs = await queues_of(redis, keys.jobs)
-    others = await queues_of(redis, keys.later) | await queues_of(redis, keys.dead)
-    return [await _queue(redis, keys, name, groups=name in with_jobs) for name in sorted(with_jobs | others)]
+async def read_queues(link: Link, keys: Keys) -> list[QueueInfo]:
+    """Return every queue that has jobs, had some, or has dead letters, by name.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+
+    async def named(redis: Redis) -> set[str]:
+        found = [await queues_of(redis, key_of) for key_of in (keys.jobs, keys.later, keys.dead)]
+        return set().union(*found)
+
+    return [await _queue(link, keys, name) for name in sorted(await link.ask(named))]
 
 
-async def _queue(redis: Redis, keys: Keys, name: str, *, groups: bool) -> QueueInfo:
-    """Return the queue's numbers; ``groups``: there is a jobs stream, which may be asked for its groups."""
-    stream = keys.jobs(name)
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.xlen(stream)
-        pipe.xrange(stream, count=1)
-        pipe.time()
-        pipe.zcard(keys.later(name))
-        pipe.xlen(keys.dead(name))
-        pipe.hget(keys.counts(name), "dead_dropped")
-        # Whoever serves a queue listens to its control channel; a connection that breaks is gone from the count.
-        pipe.execute_command("PUBSUB", "NUMSUB", keys.control(name))
-        if groups:
-            pipe.xinfo_groups(stream)
-        length, oldest, now, delayed, dead, dropped, listeners, *about = await pipe.execute()
-    in_flight = next((group["pending"] for group in chain(*about) if group["name"] == GROUP.encode()), 0)
+async def _queue(link: Link, keys: Keys, name: str) -> QueueInfo:
+    ((length, in_flight, oldest_ms),) = await link.run(scripts.COUNT.on([keys.jobs(name)], GROUP, NOBODY))
+
+    async def ask(redis: Redis) -> list[Any]:
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(keys.later(name))
+            pipe.xlen(keys.dead(name))
+            pipe.hget(keys.counts(name), "dead_dropped")
+            # Whoever serves a queue listens to its control channel; a connection that breaks is gone from the count.
+            pipe.execute_command("PUBSUB", "NUMSUB", keys.control(name))
+            pipe.time()
+            return list(await pipe.execute())
+
+    delayed, dead, dropped, listeners, now = await link.ask(ask)
     return QueueInfo(
         name=name,
-        length=length - in_flight,
+        length=length,
         in_flight=in_flight,
-        oldest_age=_age(oldest, now),
+        oldest_age=_age(oldest_ms, now),
         workers=int(listeners[-1][-1] if isinstance(listeners[-1], (list, tuple)) else listeners[-1]),
         delayed=delayed,
         dead=dead,
@@ -165,8 +171,6 @@ async def _queue(redis: Redis, keys: Keys, name: str, *, groups: bool) -> QueueI
     )
 
 
-def _age(oldest: Sequence[tuple[bytes, Any]], now: tuple[int, int]) -> float | None:
-    if not oldest:
-        return None
-    queued_ms = int(oldest[0][0].partition(b"-")[0])
-    return max(0.0, now[0] + now[1] / 1e6 - queued_ms / 1000)
+def _age(queued_ms: bytes, now: tuple[int, int]) -> float | None:
+    """Return the seconds since ``queued_ms``; None where it is empty."""
+    return max(0.0, now[0] + now[1] / 1e6 - int(queued_ms) / 1000) if queued_ms else None

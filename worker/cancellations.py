@@ -62,8 +62,9 @@ class Cancellations:
     """The running tasks, and all that can stop them.
 
     A cancel's message is a hint that may be lost; the mark in Redis is what counts. It is looked at when a job is
-    claimed and when it ends, at each renewal, and whenever the control channel was lost. A message names the attempt
-    that it is meant for: one that comes before its job runs here is kept for it, and none hits a later life.
+    claimed and when it ends, as often as leases are renewed, and whenever the control channel was lost. A message
+    names the attempt that it is meant for: one that comes before its job runs here is kept for it, and none hits a
+    later life.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:

@@ -68,8 +68,23 @@ QueueOption = Annotated[
     list[str] | None,
     typer.Option(
         envvar="CHAT_QUEUE",
-        help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks).",
+        metavar="NAME[,WEIGHT]",
+        help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks). With weights, one of 4 has its turn "
+        "four times as often as one of 1.",
         show_default="default",
+    ),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict", envvar="CHAT_STRICT", help="Serve a queue only while those named before it are empty."
+    ),
+]
+MaxDeadOption = Annotated[int, typer.Option(envvar="CHAT_MAX_DEAD", help="Dead letters that a queue keeps.")]
+MaxWaitOption = Annotated[
+    float,
+    typer.Option(
+        envvar="CHAT_MAX_WAIT", help="Seconds for which a job may be put off by providers that ask for it."
     ),
 ]
 ConcurrencyOption = Annotated[int, typer.Option(envvar="CHAT_CONCURRENCY", help="Jobs at the same time.")]
@@ -109,6 +124,7 @@ LogFormatOption = Annotated[LogFormat, typer.Option(envvar="CHAT_LOG_FORMAT")]
 def run(
     redis_url: RedisOption = None,
     queue: QueueOption = None,
+    strict: StrictOption = False,
     concurrency: ConcurrencyOption = 64,
     name: NameOption = None,
     config: ConfigOption = None,
@@ -117,6 +133,8 @@ def run(
     lease: LeaseOption = 15.0,
     sweep: SweepOption = 5.0,
     backoff: BackoffOption = 1.0,
+    max_wait: MaxWaitOption = 86_400.0,
+    max_dead: MaxDeadOption = 10_000,
     retention: RetentionOption = RETENTION_MS / 1000,
     log_level: LogLevelOption = LogLevel.info,
     log_format: LogFormatOption = LogFormat.auto,
@@ -130,13 +148,16 @@ def run(
         settings = _settings(
             redis_url=url,
             prefix=prefix,
-            queues=tuple(queue or ["default"]),
+            **_queues(queue or ["default"]),
+            strict=strict,
             concurrency=concurrency,
             name=name or default_name(),
             grace=grace,
             lease=lease,
             sweep=sweep,
             backoff=backoff,
+            max_wait=max_wait,
+            max_dead=max_dead,
             retention=retention,
         )
         _run_loop(Worker(settings, registry), early_stop)
@@ -196,6 +217,19 @@ def _redis(url: str | None) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+def _queues(given: list[str]) -> dict[str, Any]:
+    """Read ``name,weight`` as names and weights."""
+    weights = {}
+    for text in given:
+        name, comma, weight = text.partition(",")
+        if comma and not (weight.isascii() and weight.isdigit()):
+            raise _usage(
+                f"queue {text!r}: behind the comma a weight is expected, a whole number from 1 to 1000"
+            )
+        weights[name] = int(weight) if comma else 1
+    return {"queues": tuple(weights), "weights": weights}
 
 
 def _settings(**values: Any) -> Settings:

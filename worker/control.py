@@ -40,7 +40,7 @@ class Control:
     ) -> None:
         self._redis = redis
         self._timeout = settings.timeout
-        self._check_interval = settings.check
+        self._check_interval = settings.check or settings.lease / 3
         self._channels = [keys.control(queue) for queue in settings.queues]
         self._cancellations = cancellations
         self._on_hint = on_hint

@@ -187,7 +187,8 @@ class Executor:
                 return stopped
             if not failures and provider is not providers[0]:
                 await self._queue.choose(run.attempt, provider.name, provider.model_for(run.job))
-            standing = run.standing.text if run.standing.can_be_continued else ""
+            goes_on = provider.can_go_on and run.standing.can_be_continued
+            standing = run.standing.text if goes_on else ""
             outcome = await self._asker.ask(Question(run.entry, run.job, run.attempt, provider, standing))
             if not isinstance(outcome, Failure):
                 self._parking.works(provider.name)

@@ -49,7 +49,10 @@ class Settings(BaseModel):
     """How many buried jobs a queue keeps."""
     poll: Annotated[float, Field(gt=0)] = 1.0
     """How long one read waits for a job. A stopping worker lets its last read end."""
-    check: Annotated[float, Field(gt=0)] = 5.0
-    """How often the cancel marks of running jobs are looked at, for the case that the hint was lost."""
+    check: Annotated[float, Field(gt=0)] | None = None
+    """How often the cancel marks of running jobs are looked at, for the case that the hint was lost.
+
+    None: as often as their leases are renewed.
+    """
     consumer_suffix: str = Field(default_factory=lambda: secrets.token_hex(4))
     """Keeps two workers of one name apart in the consumer group."""

@@ -5,6 +5,7 @@ from producer.connection import Script
 ACCEPT = Script.load(__name__, "accept")
 CANCEL = Script.load(__name__, "cancel")
 CONFIRM = Script.load(__name__, "confirm")
+COUNT = Script.load(__name__, "count")
 ENQUEUE = Script.load(__name__, "enqueue")
 EXPIRE = Script.load(__name__, "expire")
 RETRY = Script.load(__name__, "retry")

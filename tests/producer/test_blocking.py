@@ -1,15 +1,9 @@
 """The blocking twin: the same verbs and the same promises, for threads, forks, notebooks and Ctrl-C."""
 
 import asyncio
-import gc
 import inspect
-import signal
-import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -29,7 +23,6 @@ from producer import (
     JobCancelled,
     JobFailed,
     JobNotFound,
-    Queued,
     QueueFull,
     ResultTimeout,
     Started,
@@ -38,45 +31,11 @@ from producer import (
 from producer.blocking import Producer, TextStream
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
-from tests.support.processes import PATIENCE, Ended, free_port, run
+from tests.support.gated import Gate, gated_registry
+from tests.support.processes import PATIENCE, free_port
 from tests.support.scribe import Scribe
 from tests.support.servers import Server
-
-JOB = "job-1"
-QUEUED = Queued("0-1", "default")
-STARTED = Started("100-0", 1, "echo", "w1")
-WHOLE = [QUEUED, STARTED, Chunk("100-1", "one "), Chunk("100-2", "two"), Done("100-3", "stop", 7)]
-
-
-@pytest.fixture
-def blocking(server: Server, prefix: str) -> Iterator[Producer]:
-    """One whose subscriptions do not look at the log by themselves within a test's time."""
-    with Producer(server.url, prefix=prefix, idle_check=60) as client:
-        yield client
-
-
-@pytest.fixture
-def scribe(redis: Redis, keys: Keys) -> Scribe:
-    return Scribe(redis, keys, JOB)
-
-
-def inside(blocking: Producer, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return blocking._session.thread.wait(work)
-
-
-async def tasks() -> set[str]:
-    return {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}}
-
-
-LISTENER = {"chatrelay-listener", "chatrelay-listener-speak", "chatrelay-listener-listen"}
-
-
-async def until(fact: Callable[[], object]) -> None:
-    """Return once ``fact()`` holds: for what another thread does, which no event tells."""
-    async with asyncio.timeout(PATIENCE):
-        while not fact():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.001)
-
+from tests.support.twin import JOB, LISTENER, QUEUED, STARTED, WHOLE, inside, tasks
 
 # -- the verbs -------------------------------------------------------------------------------------------------
 
@@ -123,6 +82,33 @@ def test_a_waiting_job_is_cancelled(blocking: Producer) -> None:
     assert isinstance(list(blocking.subscribe(job.id))[-1], Cancelled)
     with pytest.raises(JobCancelled, match="changed my mind"):
         blocking.result(job.id)
+
+
+async def test_cancel_waits_for_the_end_of_a_running_job(
+    blocking: Producer, start_worker: StartWorker
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+
+    def use() -> None:
+        job = blocking.enqueue("x", model="gated-model")
+        subscription = blocking.subscribe(job.id)
+        assert [next(subscription).type for _ in range(2)] == ["queued", "started"]
+        assert blocking.cancel(job.id, wait=PATIENCE) is Cancellation.CANCELLED
+        assert blocking.status(job.id).status == "cancelled"
+        assert blocking.cancel(job.id, wait=PATIENCE) is Cancellation.FINISHED
+
+    await asyncio.to_thread(use)
+
+
+async def test_cancel_does_not_wait_for_ever(
+    blocking: Producer, scribe: Scribe, redis: Redis, keys: Keys
+) -> None:
+    job = blocking.enqueue("x", queue="nobody", id=JOB)
+    await redis.hset(keys.record(job.id), mapping={"status": "running", "attempt": 100})
+    assert blocking.cancel(job.id) is Cancellation.REQUESTED
+    with pytest.raises(ResultTimeout):
+        blocking.cancel(job.id, wait=0.01)
 
 
 async def test_events_come_live_with_their_cursor_to_the_end(blocking: Producer, scribe: Scribe) -> None:
@@ -344,327 +330,3 @@ async def test_inside_its_own_thread_it_refuses_instead_of_waiting_for_itself(bl
             blocking.queues()
 
     await asyncio.to_thread(inside, blocking, misuse)
-
-
-# -- leaving ---------------------------------------------------------------------------------------------------
-
-
-async def left_behind(blocking: Producer, redis: Redis, keys: Keys) -> tuple[set[str], set[str]]:
-    """The tasks and the seats that are there besides those of one further reader, whose seat comes last."""
-    gc.collect()
-    await Scribe(redis, keys, "other").write(QUEUED)
-    other = blocking.subscribe("other")
-    await asyncio.to_thread(next, other)
-    seats = blocking._session.client._listener.channels - {keys.events("other")}
-    return await asyncio.to_thread(inside, blocking, tasks) - LISTENER, seats
-
-
-async def test_a_reader_left_half_read_leaves_nothing_behind(
-    blocking: Producer, scribe: Scribe, redis: Redis, keys: Keys
-) -> None:
-    await scribe.write(QUEUED)
-    await scribe.write(*WHOLE[1:3])
-
-    def use() -> None:
-        for _ in blocking.subscribe(JOB):
-            break
-        for _ in blocking.text(JOB):
-            break
-        with blocking.subscribe(JOB) as subscription:
-            next(subscription)
-        kept.append(subscription)
-        stream = blocking.text(JOB)
-        next(stream)
-        stream.close()
-        assert list(stream) == []
-        kept.append(stream)
-
-    kept: list[object] = []
-    await asyncio.to_thread(use)
-    assert await left_behind(blocking, redis, keys) == (set(), set())
-
-
-async def test_closing_a_subscription_ends_the_wait_of_another_thread(
-    blocking: Producer, scribe: Scribe, redis: Redis, keys: Keys
-) -> None:
-    await scribe.write(QUEUED)
-    subscription = blocking.subscribe(JOB)
-    reading = asyncio.create_task(asyncio.to_thread(list, subscription))
-    await until(lambda: subscription.cursor and subscription._fetching)
-    await asyncio.to_thread(subscription.close)
-    assert await reading == [QUEUED]
-    assert await left_behind(blocking, redis, keys) == (set(), set())
-
-
-async def test_closing_the_producer_is_told_to_who_waits(blocking: Producer, scribe: Scribe) -> None:
-    await scribe.write(QUEUED)
-    subscription = blocking.subscribe(JOB)
-    reading = asyncio.create_task(asyncio.to_thread(list, subscription))
-    asking = asyncio.create_task(asyncio.to_thread(blocking.result, JOB))
-    await until(lambda: subscription.cursor and subscription._fetching)
-    await asyncio.to_thread(blocking.close)
-    for waiting in (reading, asking):
-        with pytest.raises(Unavailable, match="closed"):
-            await waiting
-
-
-def test_a_closed_producer_refuses_each_verb_with_the_typed_error(server: Server, prefix: str) -> None:
-    client = Producer(server.url, prefix=prefix)
-    job = client.enqueue("x", queue="nobody")
-    half_read = client.subscribe(job.id)
-    next(half_read)
-    thread = client._session.thread._thread
-    assert thread is not None
-    client.close()
-    client.close()
-    assert not thread.is_alive()
-    for verb in (
-        lambda: client.enqueue("x"),
-        lambda: client.cancel(job.id),
-        lambda: next(client.subscribe(job.id)),
-        lambda: next(client.stream("x")),
-        lambda: next(client.text(job.id)),
-        lambda: client.result(job.id),
-        lambda: client.status(job.id),
-        lambda: client.queues(),
-        lambda: next(half_read),
-    ):
-        with pytest.raises(Unavailable, match="closed"):
-            verb()
-    half_read.close()
-    assert list(half_read) == []
-
-
-def test_one_that_was_never_used_closes_without_a_word(server: Server) -> None:
-    with Producer(server.url) as client:
-        assert client._session.thread._thread is None
-    with pytest.raises(Unavailable, match="closed"):
-        client.queues()
-
-
-def test_one_that_nobody_holds_any_more_ends_its_thread_and_connections(server: Server, prefix: str) -> None:
-    client = Producer(server.url, prefix=prefix)
-    subscription = client.subscribe(client.enqueue("x", queue="nobody").id)
-    thread = client._session.thread._thread
-    assert thread is not None
-    del client
-    gc.collect()
-    assert next(subscription).type == "queued"  # whoever reads holds it
-    del subscription
-    gc.collect()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-
-
-# -- processes -------------------------------------------------------------------------------------------------
-
-BEGIN = """
-import gc, os, signal, sys, threading, time
-from producer import Unavailable
-from producer.blocking import Producer
-def until(fact):
-    while not fact():
-        time.sleep(0.001)
-producer = Producer({url!r}, prefix={prefix!r}, idle_check=60)
-job = producer.enqueue("x", queue="nobody")
-subscription = producer.subscribe(job.id)
-next(subscription)
-"""
-
-
-def script(code: str, server: Server | None, prefix: str, *arguments: str, **variables: str) -> Ended:
-    """Run BEGIN and ``code`` where every warning is an error and the interpreter's debug checks are on."""
-    url = None if server is None else server.url
-    # From Python 3.12 on, forking where there are threads is warned of by itself.
-    options = ["-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    source = BEGIN.format(url=url, prefix=prefix) + code
-    return run([sys.executable, *options, "-c", source, *arguments], **variables)
-
-
-FORK = """
-heard = []
-reading = threading.Thread(target=lambda: heard.extend(subscription))
-reading.start()
-until(lambda: subscription._fetching)
-before_the_fork = producer.subscribe(job.id)
-def connection():
-    session = producer._session
-    return session.thread.wait(lambda: session.client._link.ask(lambda redis: redis.client_id()))
-same = connection()
-child = os.fork()
-if child == 0:
-    try:
-        next(before_the_fork)
-    except Unavailable as error:
-        print(error)
-    before_the_fork.close()
-    own = producer.enqueue("y", queue="nobody", id="the-child-s")
-    events = producer.subscribe(own.id)
-    print(next(events).type, producer.status(own.id).status, connection() != same)
-    del subscription, before_the_fork
-    gc.collect()
-    print(producer.cancel(own.id).value, [event.type for event in events])
-    if sys.argv[1:] == ["close"]:
-        producer.close()
-    sys.exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(producer.status("the-child-s").status, connection() == same)
-print(producer.cancel(job.id).value)
-reading.join()
-print([event.type for event in heard])
-"""
-
-
-@pytest.mark.parametrize("closing", [["close"], []], ids=["closes", "forgets to close"])
-def test_a_forked_child_begins_anew_and_its_parent_goes_on(
-    server: Server, prefix: str, closing: list[str]
-) -> None:
-    ended = script(FORK, server, prefix, *closing)
-    assert ended.lines == [
-        "this reader was made before a fork: make a new one in this process",
-        "queued queued True",
-        "cancelled ['cancelled']",
-        "7",
-        "cancelled True",
-        "cancelled",
-        "['cancelled']",
-    ]
-    assert (ended.status, ended.err) == (0, "")
-
-
-CLOSED_BY_THE_PARENT = """
-import redis
-ready, go = os.pipe()
-child = os.fork()
-if child == 0:
-    os.close(go)
-    os.read(ready, 1)
-    os._exit(0)
-producer.close()
-channel = producer._session.client._keys.events(job.id)
-onlooker = redis.Redis.from_url(os.environ["URL"])
-until(lambda: onlooker.pubsub_numsub(channel)[0][1] == 0)
-onlooker.close()
-os.close(go)
-os.waitpid(child, 0)
-print("the server has seen the connection's end while the child lived")
-"""
-
-
-def test_a_child_that_does_nothing_keeps_none_of_the_parent_s_connections_open(
-    server: Server, prefix: str
-) -> None:
-    ended = script(CLOSED_BY_THE_PARENT, server, prefix, URL=server.url)
-    assert (ended.status, ended.err) == (0, "")
-    assert "while the child lived" in ended.out
-
-
-CLOSED_BEFORE = """
-producer.close()
-child = os.fork()
-if child:
-    os.waitpid(child, 0)
-try:
-    producer.queues()
-except Unavailable as error:
-    print(error, flush=True)
-if child == 0:
-    os._exit(0)
-"""
-
-
-def test_one_that_was_closed_before_the_fork_is_closed_in_the_child(valkey: Server, prefix: str) -> None:
-    ended = script(CLOSED_BEFORE, valkey, prefix)
-    assert (ended.status, ended.err) == (0, "")
-    assert ended.lines == ["this Producer is closed: open it with `with Producer(...)`"] * 2
-
-
-INTERRUPT = """
-def interrupt():
-    until(lambda: subscription._fetching)
-    os.kill(os.getpid(), signal.SIGINT)
-for _ in range(3):
-    threading.Thread(target=interrupt).start()
-    try:
-        next(subscription)
-    except KeyboardInterrupt:
-        print("interrupted")
-    until(lambda: not subscription._fetching)
-threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-    producer.result(job.id)
-except KeyboardInterrupt:
-    print("interrupted")
-producer.cancel(job.id)
-print([event.type for event in subscription])
-"""
-
-
-def test_ctrl_c_cancels_what_is_awaited_and_comes_through_and_reading_may_go_on(
-    server: Server, prefix: str
-) -> None:
-    ended = script(INTERRUPT, server, prefix)
-    assert ended.lines == [*["interrupted"] * 4, "['cancelled']"]
-    assert (ended.status, ended.err) == (0, "")
-
-
-def test_ctrl_c_that_nobody_catches_ends_the_process_as_usual(server: Server, prefix: str) -> None:
-    ended = script(INTERRUPT.replace("except KeyboardInterrupt", "except ZeroDivisionError"), server, prefix)
-    assert ended.status == -signal.SIGINT
-    assert ended.err.endswith("\nKeyboardInterrupt\n")
-    assert "Exception ignored" not in ended.err
-
-
-FORGOTTEN = """
-waiting = threading.Thread(target=list, args=(producer.subscribe(job.id),), daemon=True)
-waiting.start()
-asking = threading.Thread(target=producer.result, args=(job.id,), daemon=True)
-threading.excepthook = lambda _: None  # both are told that the Producer was closed
-asking.start()
-until(lambda: len(producer._session.client._listener.channels) == 1)
-print("bye")
-"""
-
-
-def test_the_interpreter_ends_at_once_and_quietly_where_close_was_forgotten(
-    server: Server, prefix: str
-) -> None:
-    assert script("print('bye')", server, prefix) == Ended(0, "bye\n", "")
-    assert script(FORGOTTEN, server, prefix) == Ended(0, "bye\n", "")
-
-
-ENDED_IN_TIME = """
-import atexit
-producer.close()
-atexit.register(lambda: print(sum(thread.name == "chatrelay-blocking" for thread in threading.enumerate())))
-forgotten = Producer(os.environ["URL"])
-forgotten.queues()
-"""
-
-
-def test_the_interpreter_s_exit_ends_the_thread_in_order(valkey: Server, prefix: str) -> None:
-    # What was registered first runs last: by then the connections are closed and the thread is gone.
-    assert script(ENDED_IN_TIME, valkey, prefix, URL=valkey.url) == Ended(0, "0\n", "")
-
-
-def test_so_it_does_with_an_embedded_server(prefix: str, tmp_path: Path) -> None:
-    ended = script("print('bye')", None, prefix, XDG_RUNTIME_DIR=str(tmp_path))
-    assert ended == Ended(0, "bye\n", "")
-
-
-EMBEDDED_FORK = """
-folders = set(os.listdir(os.environ["TMPDIR"]))
-child = os.fork()
-if child == 0:
-    producer.enqueue("y", queue="nobody", id="the-child-s")
-    producer.close()
-    sys.exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(producer.status("the-child-s").status, set(os.listdir(os.environ["TMPDIR"])) == folders)
-print(Producer(prefix=producer._session.client._keys.prefix).status(job.id).status)
-"""
-
-
-def test_a_child_leaves_the_parent_s_embedded_server_running(prefix: str, tmp_path: Path) -> None:
-    ended = script(EMBEDDED_FORK, None, prefix, XDG_RUNTIME_DIR=str(tmp_path), TMPDIR=str(tmp_path))
-    assert ended.lines == ["7", "queued True", "queued"]

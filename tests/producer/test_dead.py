@@ -12,9 +12,7 @@ from redis.exceptions import ResponseError
 from producer import (
     AttemptError,
     Cancellation,
-    DeadJob,
     DeadLetter,
-    Failed,
     JobFailed,
     JobNotFound,
     Producer,
@@ -28,45 +26,11 @@ from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.lossy import LOST, LosesReplies
-from tests.support.scribe import Scribe
 from tests.support.stepped import Stepped, interleaved
+from tests.support.undertaker import Undertaker
 
 OLD_ATTEMPT = 4_000_000_000_000
 """An attempt whose number is ahead of the clock: what comes after it must be above it all the same."""
-
-
-class Undertaker:
-    """Ends jobs and buries them by hand, as a worker does whose provider fails."""
-
-    def __init__(self, redis: Redis, keys: Keys, producer: Producer) -> None:
-        self._redis, self._keys, self._producer = redis, keys, producer
-
-    async def bury(self, queue: str = "default", **letter: Any) -> str:
-        """Write a letter and nothing else; return its id."""
-        whole = {"job": b"job", "job_id": "", "code": "invalid_job", "reason": "?", **letter}
-        fields: Mapping[Any, Any] = DeadLetter(**whole).fields()
-        return bytes(await self._redis.xadd(self._keys.dead(queue), fields)).decode()
-
-    async def failed(self, text: str = "x", *, attempt: int = 5, code: str = "cut", **fields: Any) -> DeadJob:
-        """Enqueue a job, let it fail in its first attempt, and bury it."""
-        job = await self._producer.enqueue(text, **{"provider": "echo", **fields})
-        jobs, record = self._keys.jobs(job.queue), self._keys.record(job.id)
-        ((entry, found),) = [(e, f) for e, f in await self._redis.xrange(jobs) if f[b"job"] == job.encode()]
-        await Scribe(self._redis, self._keys, job.id).write(Failed(f"{attempt}-0", code, "no end mark", 3))
-        now = await self._redis.time()
-        ended = {"status": "failed", "attempt": attempt, "number": 3, "finished_at": now[0] * 1000}
-        await self._redis.hset(record, mapping=ended)
-        await self._redis.xdel(jobs, entry)
-        errors = (AttemptError(1, 3, "echo", code, "no end mark"),)
-        letter = {"job_id": job.id, "code": code, "reason": "no end mark", "attempts": 3, "errors": errors}
-        await self.bury(job.queue, job=found[b"job"], provider="echo", worker="w1", **letter)
-        (dead,) = await self._producer.find_dead(job.id)
-        return dead
-
-
-@pytest.fixture
-def undertaker(redis: Redis, keys: Keys, producer: Producer) -> Undertaker:
-    return Undertaker(redis, keys, producer)
 
 
 async def queued(redis: Redis, keys: Keys, queue: str = "default") -> list[bytes]:

@@ -102,6 +102,11 @@ class Provider:
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
+    def can_go_on(self) -> bool:
+        """Whether it looks at more than the last message, so that it can be asked to go on from a text."""
+        return bool(getattr(self.cls, "supports_message_history", False))
+
+    @property
     def lacks_key(self) -> bool:
         """Whether the service wants a key and the worker has none."""
         return (
