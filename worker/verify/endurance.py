@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from producer import Cancellation, JobNotFound, Unavailable
 from worker.verify.checker import check_job, check_leftovers
-from worker.verify.collector import JobRead, read_job, read_leftovers
+from worker.verify.collector import JobRead, holder_of, read_job, read_leftovers
 from worker.verify.facts import JobFacts, Leftovers, Transcript
 from worker.verify.fleet import MODEL, PROVIDER
 from worker.verify.lots import Dose, Lot, draw
@@ -108,9 +108,7 @@ class Endurance:
             async with asyncio.timeout(_JOB_PATIENCE):
                 cancelled, transcripts = await asyncio.gather(self._cancel(lot), self._read(lot))
         except TimeoutError:
-            held = await self._read_job(job_id)
-            last = held.log[-1] if held.log else None
-            self.tally.violated([f"job {job_id} hangs as {held.status!r}; the last event is {last}"])
+            self.tally.violated([f"job {job_id} {await self._how_it_hangs(job_id)}"])
         else:
             await self._check(job_id, cancelled, transcripts)
         self._forget(job_id)
@@ -175,6 +173,15 @@ class Endurance:
         self.tally.violated(found)
         self.tally.jobs[progress.ended or "without an end"] += 1
         self.tally.retries += sum(type_ == "started" for _, type_ in progress.times) - 1
+
+    async def _how_it_hangs(self, job_id: str) -> str:
+        held = await self._read_job(job_id)
+        last = held.log[-1] if held.log else None
+        try:
+            holder = await holder_of(self._stage.redis, self._stage.keys, job_id)
+        except (RedisError, OSError) as error:
+            holder = str(error)
+        return f"hangs as {held.status!r}; the last event is {last}; {holder}"
 
     async def _read_job(self, job_id: str) -> JobRead:
         """Read what Redis holds of the job; while Redis is away, again and again."""
