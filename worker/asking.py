@@ -94,6 +94,8 @@ class Asker:
         provider, job, attempt = question.provider, question.job, question.attempt
         try:
             async with self._limits.place(provider, f"{job.id} {attempt.id}"):
+                if _is_late(question):  # a timer alone would let the provider be asked first
+                    return too_late("no provider was asked in time", job.deadline or 0)
                 self._start(question)
                 parts = provider.ask(job, self._http, standing=question.standing)
                 return await relay(parts, attempt, self._log, provider.timeouts_for(job))
@@ -118,6 +120,11 @@ class Asker:
         model = provider.model_for(question.job) or None
         who = (attempt.number, provider.name, self._worker_name)
         self._log.append(attempt, Started(attempt.next_id(), *who, model, attempt.keeps))
+
+
+def _is_late(question: Question) -> bool:
+    deadline = question.job.deadline
+    return deadline is not None and deadline <= question.attempt.now_ms()
 
 
 @contextlib.contextmanager

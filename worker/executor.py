@@ -224,12 +224,13 @@ class Executor:
             wait_no_longer_than=job.created_at + int(self._settings.max_wait * 1000),
             now=attempt.now_ms(),
         )
-        if not failures:
-            text = f"every provider asked to be left alone: {', '.join(sorted(parked))}"
-            return decide(Failure("rate_limited", text, Follow.WAIT), situation, min(parked.values()))
+        # One that was passed over gives more hope than one that said no.
+        if parked and not attempt.has_output:
+            text = f"left alone, as they asked: {', '.join(sorted(parked))}"
+            failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
         if failure.follow is Follow.WAIT:
-            return decide(failure, situation, min(parked.values()))
+            return decide(failure, situation, max(situation.now, min(parked.values())))
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
 

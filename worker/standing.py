@@ -1,15 +1,25 @@
 """What readers have been given already when a job is claimed again."""
 
+import asyncio
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from producer.connection import bounded
+from producer.wire.codec import WireError
 from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
+from worker.writer import is_refusal
+
+logger = structlog.get_logger("chatrelay.standing")
 
 _PAGE = 128
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 
 
 @dataclass(slots=True)
@@ -58,19 +68,38 @@ class StandingReader:
         self._timeout = timeout
 
     async def read(self, job_id: str) -> Standing:
-        """Return what stands of the job's answer.
+        """Return what stands of the job's answer. While Redis is away, this waits for it.
 
         Raises:
-            redis.exceptions.RedisError: Redis cannot be reached.
-            WireError: the log holds what nobody can read.
+            redis.exceptions.ResponseError: Redis refuses for good.
         """
         standing, cursor = Standing(), "-"
         while True:
-            async with bounded(self._timeout):
-                page: Any = await self._redis.xrange(self._keys.log(job_id), min=cursor, count=_PAGE)
+            page = await self._page(job_id, cursor)
             for entry_id, fields in page:
-                for event in decode_frame(fields[FRAME_FIELD.encode()]).events:
+                for event in _events_in(fields):
                     standing.add(event)
                 cursor = f"({entry_id.decode()}"
             if len(page) < _PAGE:
                 return standing
+
+    async def _page(self, job_id: str, cursor: str) -> Any:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with bounded(self._timeout):
+                    return await self._redis.xrange(self._keys.log(job_id), min=cursor, count=_PAGE)
+            except (RedisError, OSError) as error:
+                if is_refusal(error):
+                    raise
+                logger.warning("an answer's log cannot be read, trying again", job=job_id, error=str(error))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _events_in(fields: dict[bytes, bytes]) -> Sequence[Event]:
+    """Return the entry's events; none where nobody can read it, so that no reader has got anything by it."""
+    try:
+        return decode_frame(fields.get(FRAME_FIELD.encode(), b"")).events
+    except WireError:
+        return ()

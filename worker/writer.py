@@ -77,11 +77,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 
 @dataclass(slots=True)
 class _Pending:
-    """A call on its way. ``remembered``: whether a server that forgot it is told again."""
+    """A call on its way. ``remembered``: whether a server that forgot it is told again.
+
+    ``is_suspect``: the connection broke when it went alone, to a server that was there.
+    """
 
     call: Call
     future: "asyncio.Future[Any]"
     remembered: bool
+    is_suspect: bool = False
 
     @property
     def size(self) -> int:
@@ -129,9 +133,11 @@ class Writer:
         while True:
             await self._work.wait()
             batch = self._take()
-            # What the server cannot take at present, and all where the connection broke, comes first next time.
+            # What the server cannot take at present, and all where the connection broke, comes first next time;
+            # what seems to have broken it comes last, and stays alone.
             unwritten = await self._write(batch)
-            self._waiting[:0] = unwritten
+            at = len(self._waiting) if unwritten and unwritten[0].is_suspect else 0
+            self._waiting[at:at] = unwritten
             if not self._waiting:
                 self._work.clear()
             if unwritten:
@@ -141,9 +147,10 @@ class Writer:
         """Take what one pipeline may hold: at least one call, and no more than a slow link carries in time."""
         count = size = 0
         # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
-        for pending in self._waiting[: 1 if self._is_careful else MAX_CALLS]:
+        alone = self._is_careful or self._waiting[0].is_suspect
+        for pending in self._waiting[: 1 if alone else MAX_CALLS]:
             size += pending.size
-            if count and size > MAX_BYTES:
+            if count and (size > MAX_BYTES or pending.is_suspect):
                 break
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -151,13 +158,16 @@ class Writer:
 
     async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
         """Write the batch; return what has to be written again."""
+        met = False
         try:
             async with bounded(self._timeout):
                 await self._meet_server()
+                met = True
                 results = await self._scripts.run([pending.call for pending in batch])
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
             self._reconnected.set()
+            batch[0].is_suspect = batch[0].is_suspect or (met and self._is_careful)
             self._is_careful = True
             return batch
         self._is_careful = False
@@ -242,6 +252,11 @@ class _RecentCalls:
 
 def _size(call: Call) -> int:
     return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server refused, and would refuse again; otherwise it, or the way to it, may come back."""
+    return isinstance(error, ResponseError) and not _is_passing(error)
 
 
 def _is_passing(result: Any) -> bool:

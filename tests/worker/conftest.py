@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
+from tests.support.rival import Rival
 from tests.support.servers import Server
 from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
@@ -53,3 +54,9 @@ async def reader(redis: Redis, keys: Keys, holdings: Holdings, settings: Setting
 @pytest.fixture
 def queue(writer: Writer, keys: Keys, reader: EntryReader, holdings: Holdings, settings: Settings) -> Queue:
     return Queue(writer, keys, holdings, settings)
+
+
+@pytest.fixture
+def rival(redis: Redis, writer: Writer, keys: Keys, settings: Settings) -> Rival:
+    """Another worker, step by step."""
+    return Rival(redis, writer, keys, settings.model_copy(update={"name": "rival", "lease": 0.001}))

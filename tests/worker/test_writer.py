@@ -11,13 +11,30 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Script
 from worker import writer as writer_module
-from worker.writer import MAX_BYTES, MAX_CALLS, Writer
+from worker.writer import MAX_BYTES, MAX_CALLS, REMEMBERED_BYTES, REMEMBERED_SECONDS, Writer, _RecentCalls
 
 SCRIPT = Script("return 1", "sha")
 
 
 def call(name: str) -> Call:
     return SCRIPT.on([name])
+
+
+class Connection:
+    """A way to a server that says who it is."""
+
+    def __init__(self) -> None:
+        self.run_id = "one"
+        self.connection_pool = self
+
+    async def get_connection(self) -> None:
+        pass
+
+    async def release(self, connection: None) -> None:
+        pass
+
+    async def info(self, section: str) -> dict[str, str]:
+        return {"run_id": self.run_id}
 
 
 class Peer:
@@ -42,13 +59,29 @@ async def peer() -> Peer:
 
 
 @pytest.fixture
-async def writer(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
+def connection() -> Connection:
+    return Connection()
+
+
+@pytest.fixture
+def reconnected() -> asyncio.Event:
+    """Set, as it is when the first connection has been made."""
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+@pytest.fixture
+async def writer(
+    peer: Peer, connection: Connection, reconnected: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
-    writer = Writer(None, 60)  # type: ignore[arg-type]
+    writer = Writer(connection, 60, reconnected)  # type: ignore[arg-type]
     writer._scripts = peer  # type: ignore[assignment]
     running = asyncio.create_task(writer.run())
     yield writer
+    assert not running.done(), "the writer broke"
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
@@ -70,13 +103,43 @@ async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
     first = [writer.submit(call(name)) for name in "ab"]
     assert await peer.pipelines.get() == ["a", "b"]
     later = writer.submit(call("c"))
-    for error in (RedisConnectionError("gone"), TimeoutError(), OSError("reset")):
-        peer.replies.put_nowait(error)
-        assert await peer.pipelines.get() == ["a", "b"]
+    sent = []
+    for reply in (RedisConnectionError("gone"), {}):
+        peer.replies.put_nowait(reply)
+        sent += await peer.pipelines.get()
     peer.replies.put_nowait({})
-    assert await peer.pipelines.get() == ["c"]
-    peer.replies.put_nowait({})
+    assert sent == ["a", "b", "c"]
     assert await asyncio.gather(*first, later) == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), TimeoutError(), OSError("reset")])
+async def test_every_way_in_which_a_connection_breaks_is_borne(
+    writer: Writer, peer: Peer, error: Exception
+) -> None:
+    only = writer.submit(call("a"))
+    for reply in (error, error, {}):
+        assert await peer.pipelines.get() == ["a"]
+        peer.replies.put_nowait(reply)
+    assert await only == b"a"
+
+
+async def test_a_call_that_breaks_every_connection_keeps_no_other_from_being_written(
+    writer: Writer, peer: Peer
+) -> None:
+    """Such as one that is larger than the server takes."""
+    poison = writer.submit(call("poison"))
+    others = [writer.submit(call(name)) for name in "abc"]
+
+    async def answer() -> None:
+        while True:
+            names = await peer.pipelines.get()
+            peer.replies.put_nowait(RedisConnectionError("too big") if "poison" in names else {})
+
+    answering = asyncio.create_task(answer())
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*others) == [b"a", b"b", b"c"]
+    assert not poison.done()
+    answering.cancel()
 
 
 async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer, peer: Peer) -> None:
@@ -136,3 +199,105 @@ async def test_a_pipeline_is_no_larger_than_a_slow_link_carries(writer: Writer, 
         pipelines.append(await peer.pipelines.get())
     assert pipelines == [["a", "b"], ["c", "d"], ["e"], ["huge"]]
     await asyncio.gather(*futures)
+
+
+# -- a server that came back without its last second ----------------------------------------------------------
+
+
+async def written(writer: Writer, peer: Peer, *names: str, remember: bool = True) -> None:
+    futures = [writer.submit(call(name), remember=remember) for name in names]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == list(names)
+    await asyncio.gather(*futures)
+
+
+async def test_another_server_is_told_what_was_acknowledged_lately_and_in_its_order(
+    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+) -> None:
+    await written(writer, peer, "a", "b")
+    await written(writer, peer, "c")
+    connection.run_id = "two"
+    reconnected.set()
+    writer.submit(call("d"))
+    assert await peer.pipelines.get() == ["a", "b", "c"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["d"]
+    peer.replies.put_nowait({})
+    await written(writer, peer, "e")  # and not said a third time
+
+
+async def test_the_same_server_over_a_new_connection_is_told_nothing_again(
+    writer: Writer, peer: Peer, reconnected: asyncio.Event
+) -> None:
+    await written(writer, peer, "a", "b")
+    reconnected.set()
+    await written(writer, peer, "c")
+
+
+async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
+    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+) -> None:
+    await written(writer, peer, "a")
+    await written(writer, peer, "a look", remember=False)
+    refused = writer.submit(call("b"))
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({"b": ResponseError("WRONGTYPE")})
+    with pytest.raises(ResponseError):
+        await refused
+    writer.remember(call("in other words"))
+    connection.run_id = "two"
+    reconnected.set()
+    writer.submit(call("c"))
+    assert await peer.pipelines.get() == ["a", "in other words"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait({})
+
+
+async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(
+    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+) -> None:
+    await written(writer, peer, "a", "b")
+    connection.run_id = "two"
+    reconnected.set()
+    writer.submit(call("c"))
+    for reply in (RedisConnectionError("gone"), TimeoutError(), {}):
+        assert await peer.pipelines.get() == ["a", "b"]
+        peer.replies.put_nowait(reply)
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait({})
+
+
+async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
+    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+) -> None:
+    connection.run_id = ""
+    await written(writer, peer, "a")
+    reconnected.set()
+    writer.submit(call("b"))
+    assert await peer.pipelines.get() == ["a"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+
+
+def test_what_is_remembered_is_bounded_by_bytes_and_the_last_part_stays() -> None:
+    recent = _RecentCalls()
+    for i in range(100):
+        recent.add(SCRIPT.on([str(i)], b"x" * (REMEMBERED_BYTES // 10)))
+    assert [call.keys[0] for call in recent.calls()] == [str(i) for i in range(90, 100)]
+    recent.add(SCRIPT.on(["huge"], b"x" * (2 * REMEMBERED_BYTES)))
+    assert recent.calls() == []
+    recent.add(call("small"))
+    assert [call.keys[0] for call in recent.calls()] == ["small"]
+
+
+def test_what_is_remembered_is_bounded_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(writer_module.time, "monotonic", lambda: now)
+    recent = _RecentCalls()
+    for name in "abc":
+        recent.add(call(name))
+        now += REMEMBERED_SECONDS / 2 - 0.01
+    recent.add(call("d"))
+    assert [call.keys[0] for call in recent.calls()] == ["b", "c", "d"]
