@@ -6,13 +6,13 @@ python -m benchmarks.rolling_stops --stops 50 --grace 0.2     # they cannot: han
 
 import argparse
 import asyncio
-import random
 import sys
 import time
 
 from benchmarks.figures import spread, verdict
-from worker.verify.endurance import Dose, Endurance
+from worker.verify.endurance import Endurance
 from worker.verify.fleet import Manner
+from worker.verify.lots import Dose
 from worker.verify.servers import OwnServer
 from worker.verify.stage import Stage, new_prefix, open_stage
 
@@ -26,7 +26,7 @@ async def measure(stops: int, grace: float) -> int:
         OwnServer() as server,
         open_stage(server.url, manner, size=WORKERS, server=server) as stage,
     ):
-        run = Endurance(stage, random.Random(1), dose)
+        run = Endurance(stage, 1, dose)
         over = asyncio.Event()
         jobs = asyncio.create_task(run.jobs(lambda _: not over.is_set()))
         durations = [await replace_one(stage) for _ in range(stops)]

@@ -75,6 +75,18 @@ async def read_leftovers(
     )
 
 
+async def holder_of(redis: Redis, keys: Keys, job_id: str) -> str:
+    """Tell, for a job that hangs, who holds its entry, and for how long it was not renewed."""
+    entry: Any = await redis.hget(keys.record(job_id), "entry")
+    if not entry:
+        return "it has no entry"
+    held: Any = await redis.xpending_range(keys.jobs(QUEUE), GROUP, min=entry, max=entry, count=1)
+    if not held:
+        return f"nobody holds its entry {entry.decode()}"
+    who, idle_ms, times = (held[0][name] for name in ("consumer", "time_since_delivered", "times_delivered"))
+    return f"{who.decode()} holds its entry, renewed {idle_ms / 1000:.1f} s ago, delivered {times} times"
+
+
 async def longest_idle(redis: Redis, keys: Keys) -> float:
     """Return for how many seconds no entry that is held was renewed: the least of all; 0 if none is held."""
     held: Any = await redis.xpending_range(keys.jobs(QUEUE), GROUP, min="-", max="+", count=1000)

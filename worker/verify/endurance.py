@@ -12,13 +12,13 @@ from redis.exceptions import RedisError
 
 from producer import Cancellation, JobNotFound, Unavailable
 from worker.verify.checker import check_job, check_leftovers
-from worker.verify.collector import JobRead, read_job, read_leftovers
+from worker.verify.collector import JobRead, holder_of, read_job, read_leftovers
 from worker.verify.facts import JobFacts, Leftovers, Transcript
 from worker.verify.fleet import MODEL, PROVIDER
+from worker.verify.lots import Dose, Lot, draw
 from worker.verify.readers import Watch, Way, read
 from worker.verify.stage import Stage
 from worker.verify.troubles import Troubles
-from worker.verify.upstream import Plan
 
 _JOB_PATIENCE = 120.0  # seconds after which a job that has not ended hangs
 _ACCEPT_PATIENCE = 60.0  # seconds within which Redis has to take a job
@@ -26,20 +26,6 @@ _CLEAN_WITHIN = 20.0  # seconds
 _LOOK_INTERVAL = 0.1  # seconds
 _MAX_ATTEMPTS = 100
 _KEPT_VIOLATIONS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Dose:
-    """How much of everything. Times are seconds, shares are between 0 and 1."""
-
-    chunks: int = 50
-    pace: float = 0.03
-    in_flight: int = 80
-    trouble_every: float = 1.0
-    cancels: float = 0.0
-    upstream_faults: float = 0.0
-    continues: float = 0.0
-    highest_number: int | None = None
 
 
 @dataclass(slots=True)
@@ -63,16 +49,15 @@ class Tally:
 class Endurance:
     """A run. `jobs` puts jobs on the queue until told to stop, while whoever calls it makes `troubles`."""
 
-    def __init__(self, stage: Stage, dice: random.Random, dose: Dose) -> None:
+    def __init__(self, stage: Stage, seed: int, dose: Dose) -> None:
         self.tally = Tally()
-        self.troubles = Troubles(stage, dice, self._hit)
+        self.troubles = Troubles(stage, random.Random(seed), self._hit)
         self._stage = stage
-        self._dice = dice
+        self._seed = seed
         self._dose = dose
         self._watch = Watch()
         self._hits: dict[str, list[tuple[float, str]]] = defaultdict(list)
         self._room = asyncio.Semaphore(dose.in_flight)
-        self._stem = f"s{dice.randrange(16**6):06x}"
 
     @property
     def in_flight(self) -> int:
@@ -85,7 +70,9 @@ class Endurance:
         async with asyncio.TaskGroup() as group:
             while goes_on(count):
                 await self._room.acquire()
-                job = group.create_task(self._job(f"{self._stem}-{count}"), name=f"verify-job-{count}")
+                job = group.create_task(
+                    self._job(draw(self._seed, count, self._dose)), name=f"verify-job-{count}"
+                )
                 job.add_done_callback(lambda _: self._room.release())
                 count += 1
 
@@ -113,61 +100,49 @@ class Endurance:
 
     # -- one job -------------------------------------------------------------------------------------------
 
-    async def _job(self, job_id: str) -> None:
-        plan = self._plan(job_id)
+    async def _job(self, lot: Lot) -> None:
+        job_id = lot.plan.job
         self._watch.expect(job_id)
-        await self._enqueue(plan)
-        cancelling = self._cancel_somewhen(job_id) if self._chance(self._dose.cancels) else _no_cancel()
+        await self._enqueue(lot)
         try:
             async with asyncio.timeout(_JOB_PATIENCE):
-                cancelled, transcripts = await asyncio.gather(cancelling, self._read(job_id))
+                cancelled, transcripts = await asyncio.gather(self._cancel(lot), self._read(lot))
         except TimeoutError:
-            held = await self._read_job(job_id)
-            last = held.log[-1] if held.log else None
-            self.tally.violated([f"job {job_id} hangs as {held.status!r}; the last event is {last}"])
+            self.tally.violated([f"job {job_id} {await self._how_it_hangs(job_id)}"])
         else:
             await self._check(job_id, cancelled, transcripts)
         self._forget(job_id)
 
-    def _plan(self, job_id: str) -> Plan:
-        faults: tuple[str, ...] = ()
-        if self._chance(self._dose.upstream_faults):
-            faults = tuple(
-                self._dice.choices(("hang", "cut", "429", "500", ""), k=self._dice.choice((1, 1, 2)))
-            )
-        return Plan(job_id, self._dose.chunks, self._dose.pace * self._dice.uniform(0.5, 1.5), faults)
-
-    async def _enqueue(self, plan: Plan) -> None:
+    async def _enqueue(self, lot: Lot) -> None:
         """Put the job on its queue; while Redis is away, again and again: under one id it stays one job."""
         async with asyncio.timeout(_ACCEPT_PATIENCE):
             while True:
                 with contextlib.suppress(Unavailable):
                     await self._stage.producer.enqueue(
-                        plan.prompt(),
-                        id=plan.job,
+                        lot.plan.prompt(),
+                        id=lot.plan.job,
                         provider=PROVIDER,
                         model=MODEL,
                         max_attempts=_MAX_ATTEMPTS,
-                        on_retry="continue" if self._chance(self._dose.continues) else "restart",
+                        on_retry=lot.on_retry,
                     )
                     return
                 await asyncio.sleep(_LOOK_INTERVAL)
 
-    async def _read(self, job_id: str) -> list[Transcript]:
-        """Read the job from its beginning, beside that in up to two other ways, and perhaps afterwards."""
-        producer, ways = (
-            self._stage.producer,
-            self._dice.choices(list(Way), k=self._dice.choice((0, 0, 1, 2))),
-        )
-        beside = [read(producer, job_id, way) for way in ways if way is not Way.LATE]
+    async def _read(self, lot: Lot) -> list[Transcript]:
+        """Read the job from its beginning, beside that as its lot says, and perhaps afterwards."""
+        producer, job_id = self._stage.producer, lot.plan.job
+        beside = [read(producer, job_id, way) for way in lot.beside if way is not Way.LATE]
         transcripts = await asyncio.gather(read(producer, job_id, Way.EARLY, self._watch.note), *beside)
-        return [*transcripts, *[await read(producer, job_id, way) for way in ways if way is Way.LATE]]
+        return [*transcripts, *[await read(producer, job_id, way) for way in lot.beside if way is Way.LATE]]
 
-    async def _cancel_somewhen(self, job_id: str) -> str:
-        """Cancel the job at some moment of its answer; return ``promised``, ``too late``, or ``unknown``."""
-        await asyncio.sleep(self._dice.uniform(0, 1.2) * self._dose.chunks * self._dose.pace)
+    async def _cancel(self, lot: Lot) -> str:
+        """Cancel the job if its lot says so; return what came of it, ``none`` if nothing was to be."""
+        if lot.cancel_after is None:
+            return "none"
+        await asyncio.sleep(lot.cancel_after)
         try:
-            said = await self._stage.producer.cancel(job_id)
+            said = await self._stage.producer.cancel(lot.plan.job)
         except Unavailable:
             return "unknown"
         except JobNotFound:
@@ -199,6 +174,15 @@ class Endurance:
         self.tally.jobs[progress.ended or "without an end"] += 1
         self.tally.retries += sum(type_ == "started" for _, type_ in progress.times) - 1
 
+    async def _how_it_hangs(self, job_id: str) -> str:
+        held = await self._read_job(job_id)
+        last = held.log[-1] if held.log else None
+        try:
+            holder = await holder_of(self._stage.redis, self._stage.keys, job_id)
+        except (RedisError, OSError) as error:
+            holder = str(error)
+        return f"hangs as {held.status!r}; the last event is {last}; {holder}"
+
     async def _read_job(self, job_id: str) -> JobRead:
         """Read what Redis holds of the job; while Redis is away, again and again."""
         async with asyncio.timeout(_JOB_PATIENCE):
@@ -222,10 +206,3 @@ class Endurance:
         now = time.monotonic()
         for job_id in self._watch.run_by(worker):
             self._hits[job_id].append((now, what))
-
-    def _chance(self, share: float) -> bool:
-        return self._dice.random() < share
-
-
-async def _no_cancel() -> str:
-    return "none"

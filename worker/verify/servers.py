@@ -69,7 +69,6 @@ class OwnServer:
             "logfile": "server.log",
             "appendonly": "yes",
             "appendfsync": self._fsync,
-            "auto-aof-rewrite-percentage": "0",  # `lose_since` counts on one growing file
         }
         command = [
             server_binary(),

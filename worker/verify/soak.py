@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import resource
 import secrets
 import time
@@ -12,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from worker.verify.endurance import Dose, Endurance, Tally
+from worker.verify.endurance import Endurance, Tally
 from worker.verify.fleet import Manner
+from worker.verify.lots import Dose
 from worker.verify.servers import OwnServer
 from worker.verify.stage import new_prefix, open_stage
 from worker.verify.troubles import KINDS
@@ -52,7 +52,8 @@ class Soak:
 
     def __init__(self, manner: Manner, seed: int, chunks: int) -> None:
         self._manner = manner
-        self._dice = random.Random(seed)
+        self._seed = seed
+        self._told = 0
         self._chunks = chunks
         self._began_at = time.monotonic()
         self._endurance: Endurance
@@ -95,7 +96,7 @@ class Soak:
             OwnServer() as server,
             open_stage(server.url, self._manner, size=_WORKERS, server=server) as stage,
         ):
-            self._endurance = Endurance(stage, self._dice, dose)
+            self._endurance = Endurance(stage, self._seed, dose)
             over = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 group.create_task(_again_and_again(trouble, dose.trouble_every, over))
@@ -112,6 +113,9 @@ class Soak:
             f"{tally.retries} retries, {troubles.counts.total()} troubles, {tally.violation_count} violations, "
             f"{memory:.0f} MB"
         )
+        for violation in tally.violations[self._told : _SHOWN]:
+            typer.echo(f"    {violation}")
+        self._told = len(tally.violations)
 
     def report(self, tally: Tally, troubles: Mapping[str, int]) -> int:
         """Print what came of it, and return the exit status."""

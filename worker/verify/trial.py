@@ -95,7 +95,12 @@ class Trial:
         job = self._jobs[job_id] = _Job(Plan(job_id, **plan), expected)  # type: ignore[arg-type]
         self.watch.expect(job_id)
         await self.stage.producer.enqueue(
-            job.plan.prompt(), id=job_id, provider=PROVIDER, model=MODEL, max_attempts=expected.max_attempts
+            job.plan.prompt(),
+            id=job_id,
+            provider=PROVIDER,
+            model=MODEL,
+            max_attempts=expected.max_attempts,
+            on_retry="continue" if number % 2 else "restart",
         )
         ways = [Way.EARLY, *(beside if number % 3 == 0 else ())]
         job.readers += [self._reader(job_id, way) for way in ways]
