@@ -93,6 +93,11 @@ class Executor:
             return await self._run(entry, job)
         except RedisError as error:
             return await self._give_up(entry, error)
+        except Exception:
+            # A bug. Whoever reclaims the entry tries again, as often as attempts are left: so the job ends.
+            logger.exception("a run broke", queue=entry.queue, entry=entry.id)
+            self._queue.forget(entry)
+            return Lost()
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         providers = self._providers_for(job)
