@@ -7,12 +7,21 @@ from producer.wire.events import EventId, Failed, encode
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 
+_WORKERS_TURN_MS = 10_000
+"""A worker stops at the deadline by itself. One that has not ended its job so long after it is gone."""
+
 _TRIES = 3
 """Each further one means that a worker has had the job meanwhile: then it is in good hands."""
 
 
+_WHEN = {
+    b"queued": "no worker had taken it",
+    b"running": "a worker had it that has not been heard of since",
+}
+
+
 async def expire_job(link: Link, keys: Keys, job_id: str) -> bool:
-    """End the job if its deadline has passed and nobody runs it; return whether this call did.
+    """End the job if its deadline has passed and no worker ends it; return whether this call did.
 
     Raises:
         Unavailable: Redis cannot be reached, or refuses this client to write.
@@ -23,11 +32,11 @@ async def expire_job(link: Link, keys: Keys, job_id: str) -> bool:
         attempt, number = number_in(record, "attempt"), number_in(record, "number")
         # An attempt of its own, by the rule that claims follow: the server's time, and above the last one.
         own_attempt = max(now_ms, attempt + 1)
-        when = "it waited for another attempt" if number else "no worker had taken it"
+        when = _WHEN.get(record.get(b"status", b""), "it waited for another attempt")
         message = f"the deadline passed while {when}"
         frame = encode(Failed(str(EventId(own_attempt, 0)), "deadline_exceeded", message, number))
         (outcome,) = await link.run(
-            scripts.EXPIRE.on(names, own_attempt, frame, attempt, number, UNFINISHED_MS)
+            scripts.EXPIRE.on(names, own_attempt, frame, attempt, number, UNFINISHED_MS, _WORKERS_TURN_MS)
         )
         if outcome != b"again":
             return bool(outcome == b"expired")

@@ -103,7 +103,7 @@ class Asker:
             return Lost()
         except ProviderError as error:
             return failure_of(error)
-        except (Exception, GeneratorExit, BaseExceptionGroup) as error:
+        except (Exception, GeneratorExit, SystemExit, BaseExceptionGroup) as error:
             # A class that is not ours may raise anything.
             if error is attempt.refusal:
                 raise  # it is Redis that refused our writes, not the provider that failed

@@ -5,12 +5,18 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from producer.connection import bounded
 from producer.wire.keys import Keys
 from worker.event_log import Attempt
 from worker.holdings import Entry
 from worker.outcome import CancelAsked, Failure, Lost, Released
+from worker.settings import Settings
+
+logger = structlog.get_logger("chatrelay.cancellations")
 
 _MAX_EARLY = 1000
 _CANCEL_AGAIN = 0.3  # seconds that a provider has to close its call
@@ -67,9 +73,12 @@ class Cancellations:
     later life.
     """
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, settings: Settings) -> None:
         self._redis = redis
         self._keys = keys
+        self._timeout = settings.timeout
+        self._interval = settings.check or settings.lease / 3
+        self._hints_were_lost = asyncio.Event()
         self._running: dict[_Which, Stop] = {}
         self._places: dict[_Place, Stop] = {}
         self._early: dict[_Which, str] = {}
@@ -109,6 +118,23 @@ class Cancellations:
         self._releasing = True
         for stop in list(self._running.values()):
             stop.now(Released())
+
+    def suspect(self) -> None:
+        """Look at the marks soon: hints may have been lost."""
+        self._hints_were_lost.set()
+
+    async def run(self) -> None:
+        """Look at the marks again and again, through every outage."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._hints_were_lost.wait()
+            self._hints_were_lost.clear()
+            try:
+                async with bounded(self._timeout):
+                    await self.check()
+            except (RedisError, OSError) as error:
+                logger.warning("cancel marks cannot be looked at", error=str(error))
 
     async def check(self) -> None:
         """Stop the jobs that run here and carry the mark."""

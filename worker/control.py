@@ -20,6 +20,7 @@ from worker.settings import Settings
 logger = structlog.get_logger("chatrelay.control")
 
 _MAX_MESSAGE_BYTES = 64 * 1024
+_PING_INTERVAL = 5.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 
 
@@ -40,7 +41,6 @@ class Control:
     ) -> None:
         self._redis = redis
         self._timeout = settings.timeout
-        self._check_interval = settings.check or settings.lease / 3
         self._channels = [keys.control(queue) for queue in settings.queues]
         self._cancellations = cancellations
         self._on_hint = on_hint
@@ -60,26 +60,23 @@ class Control:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _listen(self, channel: PubSub) -> None:
-        loop = asyncio.get_running_loop()
-        unanswered, next_check = 0, loop.time() + self._check_interval
+        unanswered = 0
         while True:
-            message = await channel.get_message(timeout=max(0.0, next_check - loop.time()))
-            if message is not None:
-                unanswered = 0
-                if message["type"] == "subscribe":
-                    # From here on hints are heard, and until here some were not.
-                    next_check, self._pause = loop.time(), _FIRST_PAUSE
-                    self._on_hint("later")
-                self._hear(message)
-            if loop.time() >= next_check:
+            message = await channel.get_message(timeout=_PING_INTERVAL)
+            if message is None:
                 if unanswered > 1:
                     raise RedisConnectionError(f"no answer to {unanswered} pings")
                 async with bounded(self._timeout):
                     await channel.ping()
                 unanswered += 1
-                async with bounded(self._timeout):
-                    await self._cancellations.check()
-                next_check = loop.time() + self._check_interval
+                continue
+            unanswered = 0
+            if message["type"] == "subscribe":
+                # From here on hints are heard, and until here some were not.
+                self._pause = _FIRST_PAUSE
+                self._cancellations.suspect()
+                self._on_hint("later")
+            self._hear(message)
 
     def _hear(self, message: dict[str, Any]) -> None:
         if message["type"] != "message":

@@ -1,7 +1,6 @@
 """Takes new entries off the queues, and loses none that Redis handed over in a reply which never came."""
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -34,7 +33,6 @@ class EntryReader:
         self._block_ms = max(1, int(settings.poll * 1000))
         self._is_open = False
         self._in_doubt = False
-        self._parked: deque[Entry] = deque()
 
     async def open(self) -> None:
         """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
@@ -48,7 +46,9 @@ class EntryReader:
         self._is_open = True
 
     async def take(self, count: int) -> list[Entry]:
-        """Return new entries as soon as there are any, at most ``count``; none if there are none for a while.
+        """Return new entries as soon as there are any, about ``count``; none if there are none for a while.
+
+        A read of several queues at once may bring one of each.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses. Nothing is lost: calling again
@@ -68,29 +68,13 @@ class EntryReader:
             self._in_doubt = True
             raise
         self._holdings.add(entries)
-        self._parked.extend(entries[count:])
-        return entries[:count]
-
-    def park(self, entries: Iterable[Entry]) -> None:
-        """Keep entries that are held and have no slot; they are the next to be taken."""
-        self._parked.extend(entries)
-
-    @property
-    def has_parked(self) -> bool:
-        """Whether entries wait here for a slot."""
-        return bool(self._parked)
-
-    async def rest(self) -> list[Entry]:
-        """Return what was handed to this worker and never given out, so that it can be released."""
-        entries = list(self._parked)
-        self._parked.clear()
-        if self._in_doubt:
-            entries += await self._unheard(None)
         return entries
 
+    async def rest(self) -> list[Entry]:
+        """Return what Redis handed to this worker in replies that never arrived, so that it can be released."""
+        return await self._unheard(None)
+
     async def _next(self, count: int) -> list[Entry]:
-        if self._parked:
-            return [self._parked.popleft() for _ in range(min(count, len(self._parked)))]
         # A group that was made again hands over once more what is running here.
         return [entry for entry in await self._new(count) if entry not in self._holdings]
 
@@ -108,7 +92,6 @@ class EntryReader:
                 break  # what Redis has handed over already must not be dropped
             if len(entries) >= count:
                 break
-        # A blocking read of several streams may bring one entry of each: what has no slot yet is parked.
         return entries or await self._read(list(self._queues), 1, self._block_ms)
 
     async def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:

@@ -1,6 +1,7 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
 import asyncio
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from worker.standing import Standing, StandingReader
 
 logger = structlog.get_logger("chatrelay.executor")
 
+_SPREAD, _MAX_SPREAD_MS = 0.2, 10_000  # of the time for which a provider is left alone
 _MAX_KEPT_CHARS = 500  # of an error's message, in the job's history
 
 
@@ -49,10 +51,17 @@ class _Run:
 
     entry: Entry
     job: Job
-    attempt: Attempt
+    claimed: Claimed
     errors: tuple[AttemptError, ...] = ()
     standing: Standing = field(default_factory=Standing)
     finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.errors = self.claimed.errors
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.claimed.attempt
 
     def note(self, failure: Failure, provider: str) -> None:
         """Add to the job's history."""
@@ -94,8 +103,8 @@ class Executor:
         except RedisError as error:
             return await self._give_up(entry, error)
         except Exception:
-            # A bug. Whoever reclaims the entry tries again, as often as attempts are left: so the job ends.
-            logger.exception("a run broke", queue=entry.queue, entry=entry.id)
+            # Nobody should come here. The lease ends by itself, and each claim counts, so that the job ends, too.
+            logger.exception("a job broke the executor: this is a bug", queue=entry.queue, entry=entry.id)
             self._queue.forget(entry)
             return Lost()
 
@@ -107,17 +116,25 @@ class Executor:
         claimed, parked = await asyncio.gather(self._queue.claim(entry, claim), self._parking.look(names))
         if not isinstance(claimed, Claimed):
             return await self._conclude(entry, claimed)
-        run = _Run(entry, job, claimed.attempt, claimed.errors)
-        outcome: Outcome
-        if claimed.cancel_reason is not None:
-            outcome = CancelAsked(claimed.cancel_reason)
-        elif isinstance(providers, Failure):
-            outcome = providers
-        elif (why := await self._why_not(run, claimed)) is not None:
-            outcome = why
-        else:
-            outcome = await self._try_along(run, providers, parked)
+        run = _Run(entry, job, claimed)
+        try:
+            outcome = await self._outcome(run, providers, parked)
+        except (
+            RedisError
+        ) as error:  # of this job's own keys, or a provider's: the end may be written all the same
+            outcome = Failure("redis_refused", f"redis refused: {error}", Follow.BURY)
         return await self._conclude(entry, outcome, run)
+
+    async def _outcome(
+        self, run: _Run, providers: Sequence[Provider] | Failure, parked: dict[str, int]
+    ) -> Outcome:
+        if run.claimed.cancel_reason is not None:
+            return CancelAsked(run.claimed.cancel_reason)
+        if isinstance(providers, Failure):
+            return providers
+        if (why := await self._why_not(run)) is not None:
+            return why
+        return await self._try_along(run, providers, parked)
 
     # -- before a provider is asked ------------------------------------------------------------------------
 
@@ -131,7 +148,7 @@ class Executor:
         if not isinstance(claimed, Claimed):
             return await self._conclude(entry, claimed if isinstance(claimed, Lost) else outcome)
         no_job = Job.model_construct(id=job_id)
-        return await self._conclude(entry, outcome, _Run(entry, no_job, claimed.attempt))
+        return await self._conclude(entry, outcome, _Run(entry, no_job, claimed))
 
     async def _give_up(self, entry: Entry, error: RedisError) -> Outcome:
         """Bury what Redis refuses to work on, such as a job under whose key something else stands."""
@@ -159,7 +176,7 @@ class Executor:
         asked = ("", "") if provider is None else (provider.name, provider.model_for(job))
         return Claim(job.id, job.created_at, job.turn, *asked)
 
-    async def _why_not(self, run: _Run, claimed: Claimed) -> Failure | None:
+    async def _why_not(self, run: _Run) -> Failure | None:
         """Return why no provider is to be asked (any more)."""
         job, attempt = run.job, run.attempt
         if job.deadline is not None and job.deadline <= attempt.now_ms():
@@ -170,7 +187,7 @@ class Executor:
                 f"{job.max_attempts} attempts ended with the worker that made them, or were lost by it{last}"
             )
             return Failure("attempts_exhausted", text, Follow.BURY)
-        if not claimed.is_first and job.on_retry != "restart":
+        if not run.claimed.is_first and job.on_retry != "restart":
             run.standing = await self._standing.read(job.id)
         if job.on_retry == "fail" and not run.standing.is_empty:
             text = "the attempt before ended after a part of its answer was out, and on_retry is fail"
@@ -215,7 +232,7 @@ class Executor:
         claimed = await self._queue.claim(run.entry, claim)
         if not isinstance(claimed, Claimed):
             return claimed
-        run.attempt, run.finished = claimed.attempt, False
+        run.claimed, run.finished = claimed, False
         return None if claimed.cancel_reason is None else CancelAsked(claimed.cancel_reason)
 
     def _after(self, run: _Run, failures: Sequence[Failure], parked: dict[str, int]) -> Outcome:
@@ -226,7 +243,7 @@ class Executor:
             has_output=attempt.has_output or not run.standing.is_empty,
             on_retry=job.on_retry,
             deadline=job.deadline,
-            wait_no_longer_than=job.created_at + int(self._settings.max_wait * 1000),
+            wait_no_longer_than=run.claimed.first_claim_ms + int(self._settings.max_wait * 1000),
             now=attempt.now_ms(),
         )
         # One that was passed over gives more hope than one that said no.
@@ -235,7 +252,9 @@ class Executor:
             failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
         if failure.follow is Follow.WAIT:
-            return decide(failure, situation, max(situation.now, min(parked.values())))
+            return decide(
+                failure, situation, _spread(max(situation.now, min(parked.values())), situation.now)
+            )
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
 
@@ -288,12 +307,19 @@ class Executor:
                 await self._queue.settle(entry)
             case Verb.RELEASE, _:
                 await self._queue.release(entry)
+            case Verb.DEFER, PutOff(until_ms, "rate_limited") if run is not None:
+                await self._queue.defer(entry, _spread(until_ms, run.attempt.now_ms()))
             case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
                 await self._queue.defer(entry, due_ms)
             case Verb.BURY, _:
                 await self._queue.bury(entry, _letter(entry, outcome, run))
             case _:
                 self._queue.forget(entry)
+
+
+def _spread(until_ms: int, now_ms: int) -> int:
+    """Return an instant a little later, another one for each job, so that they do not all come back at once."""
+    return until_ms + round(random.uniform(0.0, min(_MAX_SPREAD_MS, _SPREAD * (until_ms - now_ms))))
 
 
 def _attempts(run: _Run) -> int:

@@ -1,9 +1,11 @@
 """Providers that asked to be left alone, by all workers."""
 
 import random
+import time
 from collections.abc import Iterable
 
 import structlog
+from redis.exceptions import RedisError
 
 from producer.wire.keys import Keys
 from worker import scripts
@@ -20,7 +22,7 @@ class Parking:
     def __init__(self, writer: Writer, keys: Keys) -> None:
         self._writer = writer
         self._keys = keys
-        self._strikes: dict[str, int] = {}
+        self._rests: dict[str, _Rest] = {}
 
     async def look(self, names: Iterable[str]) -> dict[str, int]:
         """Return until when each of the providers is parked; those that are not are left out."""
@@ -28,19 +30,40 @@ class Parking:
             name: self._writer.submit(scripts.PARKED.on([self._keys.parked(name)]), remember=False)
             for name in names
         }
-        found = {name: int(await until) for name, until in calls.items()}
+        found: dict[str, int] = {}
+        for name, future in calls.items():
+            try:
+                found[name] = await future
+            except RedisError as error:  # something else stands there: no reason not to ask the provider
+                logger.warning("cannot tell whether a provider is parked", provider=name, error=str(error))
         return {name: until for name, until in found.items() if until}
 
     async def park(self, name: str, seconds: float | None) -> int:
         """Leave the provider alone for so long; if it did not say, for longer each time. Return until when."""
         if seconds is None:
-            self._strikes[name] = strikes = self._strikes.get(name, 0) + 1
-            seconds = min(_LONGEST_REST, _FIRST_REST * 2 ** (strikes - 1)) * random.uniform(0.5, 1.0)
-        call = scripts.PARK.on([self._keys.parked(name)], max(1, round(seconds * 1000)))
-        until: int = await self._writer.submit(call)
+            seconds = self._rests.setdefault(name, _Rest()).next()
         logger.warning("a provider asked to be left alone", provider=name, seconds=round(seconds, 3))
+        call = scripts.PARK.on([self._keys.parked(name)], max(1, round(seconds * 1000)))
+        # A server that forgot it is not told again: that would count from then, and the next refusal says it anew.
+        until: int = await self._writer.submit(call, remember=False)
         return until
 
     def works(self, name: str) -> None:
         """Note that the provider answered."""
-        self._strikes.pop(name, None)
+        self._rests.pop(name, None)
+
+
+class _Rest:
+    """How long to leave a provider alone that does not say: longer each time, up to a minute."""
+
+    def __init__(self) -> None:
+        self._length: float = _FIRST_REST / 2
+        self._over_at: float = 0.0
+
+    def next(self) -> float:
+        """Return the rest in seconds. Calls that were under way when it began make it no longer."""
+        now = time.monotonic()
+        if now >= self._over_at:
+            self._length = min(2 * self._length, _LONGEST_REST)
+            self._over_at = now + self._length * random.uniform(0.5, 1.0)
+        return self._over_at - now

@@ -32,7 +32,7 @@ LATER_HINT = pack({"type": "later"})
 RELEASED_HINT = pack({"type": "released"})
 
 _RENEWED_AT_ONCE = 200  # entries; Redis does nothing else meanwhile
-_PROMOTED_AT_ONCE = 100
+_PROMOTED_AT_ONCE = (100, 1024 * 1024)  # jobs, bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Claim:
     """What a worker says when it claims a job. ``provider``: the one that it is about to ask, '' for none.
 
     ``after``: the attempt that this worker has just ended, where it goes on to the job's next one by itself.
+    ``gone``: an entry that stands for the job by its record, and is in no queue any more.
     """
 
     job_id: str
@@ -48,6 +49,7 @@ class Claim:
     provider: str = ""
     model: str = ""
     after: int | None = None
+    gone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,14 @@ class Claimed:
     """This worker owns the job.
 
     ``cancel_reason``: somebody cancelled it, so it is not to start. ``errors``: how earlier attempts failed.
-    ``is_first``: whether there was no attempt before.
+    ``is_first``: whether there was no attempt before. ``first_claim_ms``: when the first one began, by Redis' clock.
     """
 
     attempt: Attempt
     cancel_reason: str | None
     errors: tuple[AttemptError, ...] = ()
     is_first: bool = True
+    first_claim_ms: int = 0
 
 
 NotClaimed = Lost | NothingToDo | TooEarly | Unburied
@@ -87,14 +90,17 @@ class Queue:
         token = secrets.token_hex(4)
         reply = await self._writer.submit(self._claim_call(entry, claim, token), remember=False)
         match reply:
-            case [b"claimed", attempt, number, mark, errors, had_attempts]:
+            case [b"claimed", attempt, number, mark, errors, had_attempts, first_claim_ms]:
                 self._remember_claim(entry, claim, token, (int(attempt), int(number)))
                 return Claimed(
                     Attempt(claim.job_id, int(attempt), int(number)),
                     mark.decode(errors="replace") if mark else None,
                     unpack_errors(errors) if errors else (),
                     is_first=not had_attempts,
+                    first_claim_ms=first_claim_ms,
                 )
+            case [b"elsewhere", other] if other and not await self._stands(entry.queue, other.decode()):
+                return await self.claim(entry, replace(claim, gone=other.decode()))
             case [b"ended", letter]:
                 return Unburied(letter) if letter else NothingToDo()
             case [b"early", due]:
@@ -110,7 +116,12 @@ class Queue:
         queued = encode(Queued(str(QUEUED_ID), entry.queue))
         asked = (claim.provider, claim.model, token, self._retention_ms)
         after = "" if claim.after is None else claim.after
-        return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after)
+        return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after, claim.gone)
+
+    async def _stands(self, queue: str, entry_id: str) -> bool:
+        """Whether the entry is in the queue; a server that lost its last second may know of one that is not."""
+        call = scripts.STANDS.on([self._keys.jobs(queue)], entry_id)
+        return bool(await self._writer.submit(call, remember=False))
 
     def _remember_claim(self, entry: Entry, claim: Claim, token: str, id_and_number: tuple[int, int]) -> None:
         names = [self._keys.log(claim.job_id), self._keys.record(claim.job_id)]
@@ -191,17 +202,16 @@ class Queue:
         lost = [Entry(queue, entry_id.decode(), b"") for queue, future in calls for entry_id in await future]
         return [entry for entry in lost if entry in self._holdings]
 
-    async def reclaim(
-        self, queue: str, cursor: str, count: int, *, idle_ms: int = 0
-    ) -> tuple[str, list[Entry]]:
+    async def reclaim(self, queue: str, cursor: str, count: int) -> tuple[str, list[Entry]]:
         """Take over up to ``count`` entries whose lease is over, looking on from ``cursor``; return the next one.
 
-        ``idle_ms``: how long they must have been silent, if that is longer than a lease. The cursor begins and
-        ends with ``0-0``.
+        The cursor begins and ends with ``0-0``.
+
+        Raises:
+            redis.exceptions.RedisError: the reply was lost. What it held is reclaimed by somebody when a lease is over.
         """
-        idle_ms = max(idle_ms, self._lease_ms)
-        call = scripts.RECLAIM.on([self._keys.jobs(queue)], *self._who, idle_ms, cursor, count)
-        next_cursor, found = await self._writer.submit(call, remember=False)
+        call = scripts.RECLAIM.on([self._keys.jobs(queue)], *self._who, self._lease_ms, cursor, count)
+        next_cursor, found = await self._writer.submit(call, remember=False, repeat=False)
         entries = [
             Entry(
                 queue,
@@ -216,10 +226,15 @@ class Queue:
         self._holdings.add(new)
         return next_cursor.decode(), new
 
+    async def has_overdue(self, queue: str) -> bool:
+        """Whether there are entries whose lease is over."""
+        call = scripts.OVERDUE.on([self._keys.jobs(queue)], GROUP, self._lease_ms)
+        return bool(await self._writer.submit(call, remember=False, repeat=False))
+
     async def promote(self, queue: str) -> float | None:
         """Move what is due to the queue; return in how many seconds more is, None if nothing waits."""
         names = [self._keys.later(queue), self._keys.jobs(queue)]
-        wait_ms = await self._writer.submit(scripts.PROMOTE.on(names, _PROMOTED_AT_ONCE), remember=False)
+        wait_ms = await self._writer.submit(scripts.PROMOTE.on(names, *_PROMOTED_AT_ONCE), remember=False)
         return None if wait_ms < 0 else wait_ms / 1000
 
     async def tidy(self, queue: str, silent_seconds: float) -> list[str]:

@@ -44,7 +44,7 @@ class Settings(BaseModel):
     """The longest pause before the first retry; it doubles with each further one, and a random part of it is taken."""
     longest_backoff: Annotated[float, Field(ge=0)] = 60.0
     max_wait: Annotated[float, Field(gt=0)] = 86_400.0
-    """How long after its creation a job may still be put off because its providers ask to be left alone."""
+    """How long after its first claim a job may still be put off because its providers ask to be left alone."""
     max_dead: Annotated[int, Field(ge=1)] = 10_000
     """How many buried jobs a queue keeps."""
     poll: Annotated[float, Field(gt=0)] = 1.0

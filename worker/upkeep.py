@@ -18,6 +18,7 @@ from worker.settings import Settings
 logger = structlog.get_logger("chatrelay.upkeep")
 
 _TIDIED_AFTER = 600.0  # seconds for which a consumer that holds nothing was silent
+_RECLAIMED_AT_ONCE = 8  # entries of up to 4 MiB, in one reply
 _SOONEST_AGAIN = 0.05  # seconds between two looks that follow upon errors
 
 
@@ -31,7 +32,7 @@ class Slots(Protocol):
         """How many more jobs it can run."""
 
     def take(self, entry: Entry) -> None:
-        """Run the entry, or keep it for the next free slot."""
+        """Run the entry, or hand it back where there is no slot after all."""
 
 
 class Upkeep:
@@ -40,6 +41,8 @@ class Upkeep:
     def __init__(
         self, queue: Queue, cancellations: Cancellations, limits: Limits, settings: Settings, slots: Slots
     ) -> None:
+        self.is_behind = False
+        """Whether there are entries to be reclaimed, and was no slot for them."""
         self._queue = queue
         self._cancellations = cancellations
         self._limits = limits
@@ -48,6 +51,7 @@ class Upkeep:
         self._lease = settings.lease
         self._sweep = settings.sweep
         self._released = asyncio.Event()
+        self._released.set()  # what was released before this worker was there to hear of it waits for no sweep
         self._later = asyncio.Event()
 
     def hear(self, hint: str) -> None:
@@ -82,16 +86,22 @@ class Upkeep:
         do not all look at the same moment.
         """
         while True:
-            hinted = await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
-            await _bear(self._reclaim_all(hinted=hinted))
+            await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
+            await _bear(self._reclaim_all())
 
-    async def _reclaim_all(self, *, hinted: bool) -> None:
+    async def catch_up(self) -> None:
+        """Reclaim, now that there is a free slot again; without this, jobs could wait for ever while all are busy."""
+        self.is_behind = False
+        for queue in self._queues:
+            await _bear(self._reclaim(queue))
+
+    async def _reclaim_all(self) -> None:
         if await self._redis_was_away():
             # Nobody could renew. The living are given the time to do so, before they are taken for dead.
             logger.warning("redis was away, leases are given time to be renewed", seconds=self._lease)
             await asyncio.sleep(self._lease)
         for queue in self._queues:
-            await self._reclaim(queue, hinted=hinted)
+            await self._reclaim(queue)
             for consumer in await self._queue.tidy(queue, _TIDIED_AFTER):
                 logger.info("removed a consumer that is gone", queue=queue, consumer=consumer)
 
@@ -101,21 +111,16 @@ class Upkeep:
         await self._renew()
         return loop.time() - asked_at > self._lease / 3
 
-    async def _reclaim(self, queue: str, *, hinted: bool) -> None:
+    async def _reclaim(self, queue: str) -> None:
         cursor = "0-0"
-        while True:
-            free = self._slots.free()
-            if free <= 0 and hinted:
-                return  # those that have a slot are to get them
-            # Without a free slot one is taken all the same, or jobs could wait for ever while all are busy;
-            # but only after those with free slots have had their chance.
-            idle = 0.0 if free > 0 else self._lease + 2 * self._sweep
-            cursor, entries = await self._queue.reclaim(queue, cursor, max(free, 1), idle_ms=int(idle * 1000))
+        while (free := self._slots.free()) > 0:
+            cursor, entries = await self._queue.reclaim(queue, cursor, min(free, _RECLAIMED_AT_ONCE))
             for entry in entries:
                 logger.warning("reclaimed", queue=queue, entry=entry.id, deliveries=entry.deliveries)
                 self._slots.take(entry)
-            if cursor == "0-0" or (entries and free <= 0):
+            if cursor == "0-0":
                 return
+        self.is_behind = self.is_behind or await self._queue.has_overdue(queue)
 
     # -- promote the due -----------------------------------------------------------------------------------
 

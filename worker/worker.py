@@ -50,22 +50,22 @@ class _Parts:
     slots: "_Slots"
 
 
+@dataclass(frozen=True, slots=True)
 class _Slots:
-    """Where entries go that were handed to this worker: to a slot, or aside until there is one.
+    """Where entries go that were handed to this worker.
 
     A read that was under way, and what was reclaimed meanwhile, may together be more than there is room for.
     """
 
-    def __init__(self, free: Callable[[], int], begin: Callable[[Entry], None], reader: EntryReader) -> None:
-        self.free = free
-        self._begin = begin
-        self._reader = reader
+    free: Callable[[], int]
+    begin: Callable[[Entry], None]
+    hand_back: Callable[[Entry], None]
 
     def take(self, entry: Entry) -> None:
         if self.free() > 0:
-            self._begin(entry)
+            self.begin(entry)
         else:
-            self._reader.park([entry])
+            self.hand_back(entry)
 
 
 class Worker:
@@ -79,6 +79,7 @@ class Worker:
         self._settings = settings
         self._registry = registry
         self._jobs: set[asyncio.Task[object]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -117,7 +118,8 @@ class Worker:
 
     async def _work(self, parts: _Parts) -> None:
         # What is hit by a stop first stands innermost: nothing new is looked for, while what runs keeps its leases.
-        async with self._in_background(parts.writer.run(), parts.control.run(), parts.upkeep.renew()):
+        duties = (parts.writer.run(), parts.control.run(), parts.cancellations.run(), parts.upkeep.renew())
+        async with self._in_background(*duties):
             async with self._in_background(parts.upkeep.reclaim(), parts.upkeep.promote()):
                 await self._consume(parts)
             await self._drain(parts)
@@ -138,12 +140,12 @@ class Worker:
             reader = EntryReader(blocking, keys, holdings, settings)
             queue = Queue(writer, keys, holdings, settings)
             log = EventLog(writer, keys)
-            cancellations = Cancellations(aside, keys)
+            cancellations = Cancellations(aside, keys, settings)
             limits, parking = Limits(writer, keys, settings.lease), Parking(writer, keys)
             asker = Asker(log, cancellations, limits, http, settings.name)
             standing = StandingReader(aside, keys, timeout)
             executor = Executor(queue, log, asker, parking, standing, self._registry, settings)
-            slots = _Slots(self._free, partial(self._begin, executor), reader)
+            slots = _Slots(self._free, partial(self._begin, executor), partial(self._hand_back, queue))
             upkeep = Upkeep(queue, cancellations, limits, settings, slots)
             control = Control(aside, keys, settings, cancellations, upkeep.hear)
             yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
@@ -184,6 +186,9 @@ class Worker:
             if free <= 0:
                 await self._wait_for_a_slot()
                 continue
+            if parts.upkeep.is_behind:
+                await parts.upkeep.catch_up()
+                continue
             try:
                 entries = await parts.reader.take(free)
                 pause = _FIRST_PAUSE
@@ -199,6 +204,11 @@ class Worker:
         job = asyncio.create_task(executor.execute(entry), name=f"chatrelay-job-{entry.id}")
         self._jobs.add(job)
         job.add_done_callback(self._end)
+
+    def _hand_back(self, queue: Queue, entry: Entry) -> None:
+        release = asyncio.create_task(queue.release(entry), name=f"chatrelay-release-{entry.id}")
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
 
     def _end(self, job: asyncio.Task[object]) -> None:
         self._jobs.discard(job)
@@ -243,8 +253,11 @@ class Worker:
         logger.info("worker stopped", name=self._settings.name)
 
     async def _release_rest(self, parts: _Parts) -> None:
-        releases = [parts.queue.release(entry) for entry in await parts.reader.rest()]
-        await asyncio.gather(*releases)
+        await parts.queue.renew()  # whatever was being reclaimed a moment ago is through after this
+        for entry in await parts.reader.rest():
+            self._hand_back(parts.queue, entry)
+        while self._releases:
+            await asyncio.wait(self._releases)
 
     async def _finish_within_grace(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -268,7 +281,7 @@ class Worker:
     async def _abandon(self) -> None:
         if self._jobs:
             logger.error("some jobs could not be handed back in time", jobs=len(self._jobs))
-            await end(*self._jobs)
+        await end(*self._jobs, *self._releases)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -29,6 +29,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, ScriptRunner, bounded
 
@@ -73,18 +74,21 @@ _PASSING_CODES = frozenset(
 of the others. What is left is about the call itself, and would be refused again."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
+_REFUSED_PAUSE = 0.5  # seconds
 
 
 @dataclass(slots=True)
 class _Pending:
     """A call on its way. ``remembered``: whether a server that forgot it is told again.
 
-    ``is_suspect``: the connection broke when it went alone, to a server that was there.
+    ``repeated``: whether it is said again when its reply did not come. ``is_suspect``: the connection broke when it
+    went alone, to a server that was there.
     """
 
     call: Call
     future: "asyncio.Future[Any]"
     remembered: bool
+    repeated: bool
     is_suspect: bool = False
 
     @property
@@ -111,16 +115,17 @@ class Writer:
         self._server: str | None = None
         self._is_careful = False
 
-    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[Any]":
+    def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
 
-        ``remember``: say it again to a server that forgot it.
+        ``remember``: say it again to a server that forgot it. ``repeat``: say it again when its reply does not come.
 
         Future raises:
             redis.exceptions.ResponseError: the server refused it, for a reason that will not pass by itself.
+            redis.exceptions.RedisError: with ``repeat=False``, its reply did not come.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Pending(call, future, remember))
+        self._waiting.append(_Pending(call, future, remember, repeat))
         self._work.set()
         return future
 
@@ -133,14 +138,13 @@ class Writer:
         while True:
             await self._work.wait()
             batch = self._take()
-            # What the server cannot take at present, and all where the connection broke, comes first next time;
-            # what seems to have broken it comes last, and stays alone.
-            unwritten = await self._write(batch)
-            at = len(self._waiting) if unwritten and unwritten[0].is_suspect else 0
-            self._waiting[at:at] = unwritten
+            broken_off = await self._write(batch)
+            # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
+            at = len(self._waiting) if broken_off and broken_off[0].is_suspect else 0
+            self._waiting[at:at] = broken_off
             if not self._waiting:
                 self._work.clear()
-            if unwritten:
+            if broken_off:
                 await self._rest()
 
     def _take(self) -> list[_Pending]:
@@ -157,7 +161,7 @@ class Writer:
         return batch
 
     async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
-        """Write the batch; return what has to be written again."""
+        """Write the batch; return what has to be written again, because the connection broke."""
         met = False
         try:
             async with bounded(self._timeout):
@@ -169,9 +173,11 @@ class Writer:
             self._reconnected.set()
             batch[0].is_suspect = batch[0].is_suspect or (met and self._is_careful)
             self._is_careful = True
-            return batch
+            return _to_be_repeated(batch, error)
         self._is_careful = False
-        return self._answer(batch, results)
+        self._pause = _FIRST_PAUSE
+        self._answer(batch, results)
+        return []
 
     async def _meet_server(self) -> None:
         """If the connection is a new one, see that the server at its other end knows all that it should."""
@@ -204,9 +210,11 @@ class Writer:
         calls = self._recent.calls()
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
         for start in range(0, len(calls), MAX_CALLS):
-            await self._scripts.run(calls[start : start + MAX_CALLS])
+            results = await self._scripts.run(calls[start : start + MAX_CALLS])
+            for refused in filter(_is_passing, results):
+                raise refused  # it cannot take them yet: nothing else may come before them
 
-    def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> list[_Pending]:
+    def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> None:
         refused: list[_Pending] = []
         for pending, result in zip(batch, results, strict=True):
             if _is_passing(result):
@@ -221,9 +229,21 @@ class Writer:
                 pending.future.set_exception(result)
             else:
                 pending.future.set_result(result)
-        if not refused:
-            self._pause = _FIRST_PAUSE
-        return refused
+        self._recent.forget_the_old()
+        if refused:
+            self._write_later(refused)
+
+    def _write_later(self, refused: Sequence[_Pending]) -> None:
+        """Let what the server cannot take at present rest, and nothing else wait for it.
+
+        Without memory, say, it still takes what settles, renews and releases; that is how it gets memory again.
+        """
+
+        def write() -> None:
+            self._waiting.extend(refused)
+            self._work.set()
+
+        asyncio.get_running_loop().call_later(_REFUSED_PAUSE * random.uniform(0.5, 1.0), write)
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
@@ -231,23 +251,32 @@ class Writer:
 
 
 class _RecentCalls:
-    """What was acknowledged lately, in order."""
+    """What was acknowledged shortly before the server was last heard of, in order."""
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, Call]] = deque()
         self._bytes = 0
 
     def add(self, call: Call) -> None:
-        now = time.monotonic()
-        self._calls.append((now, call))
+        self._calls.append((time.monotonic(), call))
         self._bytes += _size(call)
-        while self._calls[0][0] < now - REMEMBERED_SECONDS or self._bytes > REMEMBERED_BYTES:
+
+    def forget_the_old(self) -> None:
+        """Forget what is older than the last moments; called whenever the server was heard of."""
+        begin = time.monotonic() - REMEMBERED_SECONDS
+        while self._calls and (self._calls[0][0] < begin or self._bytes > REMEMBERED_BYTES):
             self._bytes -= _size(self._calls.popleft()[1])
-            if not self._calls:
-                return
 
     def calls(self) -> list[Call]:
         return [call for _, call in self._calls]
+
+
+def _to_be_repeated(batch: Sequence[_Pending], error: Exception) -> Sequence[_Pending]:
+    """Tell those who want no repetition that their reply is lost; return the others."""
+    for pending in batch:
+        if not pending.repeated and not pending.future.done():
+            pending.future.set_exception(RedisConnectionError(f"the reply was lost: {error}"))
+    return [pending for pending in batch if pending.repeated]
 
 
 def _size(call: Call) -> int:

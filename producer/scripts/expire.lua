@@ -1,8 +1,9 @@
--- Ends a job whose deadline has passed and that nobody runs, as a failed one.
+-- Ends a job whose deadline has passed, as a failed one, where no worker does: nobody runs it, or who ran it is gone.
 -- KEYS  1 log   2 record   3 events channel
 -- ARGV  1 attempt for the terminal event   2 frame of that event, its id <attempt>-0   3 attempt of the record that
 --       the frame was made for   4 number of that record   5 TTL in ms of a job whose entry is still in the queue:
---       whoever claims that entry must find the record
+--       whoever claims that entry must find the record   6 how long after the deadline a worker may still be about
+--       to end it, in ms
 -- Result: 'expired' - 'ended' (it had its terminal event before) - 'running' (its worker will end it) -
 --         'early' (it has no deadline, or that is still to come) - 'unknown' -
 --         'again' (an attempt was made meanwhile: the event must say so)
@@ -11,16 +12,16 @@ local status, deadline = record[1], tonumber(record[4] or '')
 if not status then
   return 'unknown'
 end
-if status == 'running' then
-  return 'running'
-end
-if status ~= 'queued' and status ~= 'waiting' then
+if status ~= 'queued' and status ~= 'waiting' and status ~= 'running' then
   return 'ended'
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if not deadline or now < deadline then
   return 'early'
+end
+if status == 'running' and now < deadline + ARGV[6] then
+  return 'running'
 end
 if record[2] ~= ARGV[3] or record[3] ~= ARGV[4] then
   return 'again'

@@ -30,6 +30,12 @@ QUICK = {"backoff": 0.01}
 SOON = 0.15  # seconds
 
 
+@pytest.fixture(autouse=True)
+def _all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moments by which jobs are spread would blur what is compared here."""
+    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
+
+
 async def park(redis: Redis, keys: Keys, name: str, seconds: float) -> int:
     """Leave a provider alone, as another worker may have done; return until when."""
     until = await server_ms(redis) + int(1000 * seconds)

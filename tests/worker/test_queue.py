@@ -270,20 +270,6 @@ async def test_what_is_held_here_is_not_handed_out_a_second_time_and_its_lease_g
     assert all(idle < LONG_AGO_MS for idle in (await idle_of(redis, keys)).values())
 
 
-async def test_a_longer_silence_than_a_lease_may_be_asked_for(
-    queue: Queue, reader: EntryReader, other: Other, producer: Producer, redis: Redis, keys: Keys
-) -> None:
-    entries = await taken(producer, other.reader, 2)
-    await grow_old(redis, keys, entries[:1], 20_000)
-    await grow_old(redis, keys, entries[1:], 40_000)
-    _, found = await queue.reclaim("default", "0-0", 5, idle_ms=30_000)
-    assert [entry.id for entry in found] == [entries[1].id]
-    _, found = await queue.reclaim("default", "0-0", 5, idle_ms=1)  # never a shorter one
-    assert [entry.id for entry in found] == [entries[0].id]
-    await taken(producer, other.reader)
-    assert (await queue.reclaim("default", "0-0", 5, idle_ms=1))[1] == []
-
-
 async def test_an_entry_whose_body_is_gone_stands_in_nobodys_way(
     queue: Queue, reader: EntryReader, other: Other, producer: Producer, redis: Redis, keys: Keys
 ) -> None:
@@ -326,7 +312,7 @@ async def test_what_is_released_keeps_its_place_and_can_be_reclaimed_at_once(
     await queue.release(second)
     ids = [entry_id.decode() for entry_id, _ in await redis.xrange(keys.jobs("default"))]
     assert ids == [first.id, second.id, third.id]
-    _, found = await other.queue.reclaim("default", "0-0", 5, idle_ms=24 * 3_600_000)
+    _, found = await other.queue.reclaim("default", "0-0", 5)
     assert [(entry.id, entry.body) for entry in found] == [(second.id, second.body)]
 
 
@@ -410,6 +396,28 @@ async def test_of_two_entries_of_one_job_the_later_turn_stands_for_it(
     attempt = claimed.attempt
     await log.finish(attempt, End(Waiting(attempt.next_id(), 1, "retry"), "waiting", 60_000, due_ms=1))
     assert await queue.claim(entry, claim_of(entry)) == NothingToDo()
+
+
+async def test_a_running_jobs_entry_that_is_handed_out_once_more_as_if_new_costs_no_attempt(
+    queue: Queue, reader: EntryReader, other: Other, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    """A restart of Redis may forget that it handed an entry over, and hand it over for the first time once more."""
+    (entry,) = await taken(producer, reader)
+    assert isinstance(await queue.claim(entry, claim_of(entry)), Claimed)
+    assert await queue.claim(entry, claim_of(entry)) == Lost()
+    claimed = await other.queue.claim(entry, claim_of(entry))
+    assert isinstance(claimed, Claimed)
+    assert claimed.attempt.number == 1
+
+
+async def test_a_running_job_that_stands_in_the_queue_twice_is_run_once(
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    (entry,) = await taken(producer, reader)
+    await redis.xadd(keys.jobs("default"), {"job": entry.body})
+    (double,) = await reader.take(1)
+    assert isinstance(await queue.claim(entry, claim_of(entry)), Claimed)
+    assert await queue.claim(double, claim_of(double)) == NothingToDo()
 
 
 async def test_an_entry_whose_body_is_gone_is_taken_as_no_job(

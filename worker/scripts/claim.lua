@@ -3,12 +3,15 @@
 -- ARGV  1 entry   2 how often it was handed over   3 turn of the job in it   4 worker   5 TTL in ms   6 queue
 --       7 frame of the queued event   8 created_at in ms   9 provider, '' if none can be asked   10 model
 --       11 token of this claim   12 retention in ms   13 attempt that this worker has just ended, '' if none
--- Result: {'claimed', attempt, number, cancel mark or '', packed errors or '', 0 if this is surely the first attempt} -
---         {'ended', packed dead letter or ''} - {'elsewhere'} (another entry stands for this job) -
+--       14 entry that stands for the job by its record, and is known to be gone, '' if none
+-- Result: {'claimed', attempt, number, cancel mark or '', packed errors or '', 0 if this is surely the first attempt,
+--         first claim in ms} -
+--         {'ended', packed dead letter or ''} - {'elsewhere', entry that stands for this job} -
 --         {'early', due in ms} - {'lost'} (somebody reclaimed the entry since it was handed to this worker)
 -- All reads come first: where one of them fails, nothing has been written.
 local mark = redis.call('GET', KEYS[3])
-local fields = {'status', 'entry', 'attempt', 'claim', 'number', 'deliveries', 'turn', 'due', 'errors', 'dead'}
+local fields = {'status', 'entry', 'attempt', 'claim', 'number', 'deliveries', 'turn', 'due', 'errors', 'dead',
+  'worker', 'started_at'}
 local record = {}
 for index, value in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
   record[fields[index]] = value or nil
@@ -28,19 +31,28 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
   return {'ended', same_entry and record.dead or ''} -- the letter is for the entry whose attempt failed
 end
 
+if not status and tonumber(ARGV[2]) > 1 then -- it was run before, ended, and its retention is over
+  return {'ended', ''}
+end
+
 local function claimed(attempt, number)
-  return {'claimed', attempt, number, mark or '', record.errors or '', tonumber(record.attempt or 0) > 0 and 1 or 0}
+  return {'claimed', attempt, number, mark or '', record.errors or '', tonumber(record.attempt or 0) > 0 and 1 or 0,
+    tonumber(record.started_at or now)}
 end
 
 if status == 'running' and record.claim == ARGV[11] then -- this very claim, said again after its reply was lost
   return claimed(record.attempt, tonumber(record.number))
 end
+-- A server that forgot its last second forgot that it had handed the entry out, and handed it to another worker.
+local handed_out_again = same_entry and status == 'running' and ARGV[2] == record.deliveries
+  and record.worker ~= ARGV[4]
 if record.attempt ~= ARGV[13] then -- not this worker's own next attempt
-  if same_entry and tonumber(ARGV[2]) <= tonumber(record.deliveries or 0) then
+  if same_entry and tonumber(ARGV[2]) <= tonumber(record.deliveries or 0) and not handed_out_again then
     return {'lost'}
   end
-  if not same_entry and (status == 'running' or tonumber(ARGV[3]) < tonumber(record.turn or 0)) then
-    return {'elsewhere'}
+  if not same_entry and record.entry ~= ARGV[14]
+    and (status == 'running' or tonumber(ARGV[3]) < tonumber(record.turn or 0)) then
+    return {'elsewhere', record.entry or ''}
   end
   if tonumber(record.due or 0) > now then
     return {'early', record.due}
@@ -64,7 +76,7 @@ local fence = string.format('%.0f-18446744073709551615', attempt - 1)
 redis.call('XADD', KEYS[1], fence, 'f', '')
 redis.call('XDEL', KEYS[1], fence)
 
-local number = redis.call('HINCRBY', KEYS[2], 'number', 1)
+local number = redis.call('HINCRBY', KEYS[2], 'number', handed_out_again and 0 or 1)
 redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'entry', ARGV[1], 'deliveries', ARGV[2],
   'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11])
 redis.call('HDEL', KEYS[2], 'due')

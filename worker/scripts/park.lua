@@ -4,7 +4,7 @@
 -- Result: until when it is parked, in ms
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local until_ms = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[1]) or 0))
+local until_ms = math.max(now + ARGV[1], (tonumber(redis.call('GET', KEYS[1]) or 0) or 0))
 if until_ms > now then
   redis.call('SET', KEYS[1], string.format('%.0f', until_ms), 'PX', string.format('%.0f', until_ms - now))
 end

@@ -3,7 +3,8 @@
 -- ARGV  1 attempt   2 number   3 TTL in ms   4 names and values of the record's fields, in turn
 -- Result: 1 restored - 0 it stands, a later attempt owns the job, or the job is not known at all
 local record = redis.call('HMGET', KEYS[2], 'status', 'attempt')
-if not record[1] or tonumber(record[2] or 0) >= tonumber(ARGV[1]) then
+local status = record[1]
+if not status or status == 'done' or status == 'failed' or status == 'cancelled' or tonumber(record[2] or 0) >= tonumber(ARGV[1]) then
   return 0
 end
 local fence = string.format('%.0f-18446744073709551615', tonumber(ARGV[1]) - 1)

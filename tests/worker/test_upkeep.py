@@ -1,0 +1,297 @@
+"""Upkeep: leases go on while a worker lives, and what a dead one held starts anew, soon and once."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from producer import Event, Producer, Started
+from producer.wire.keys import GROUP, NOBODY, Keys
+from tests.conftest import StartWorker, on_real_servers
+from tests.support.facts import until
+from tests.support.gated import Gate, gated_registry
+from worker.cancellations import Cancellations
+from worker.entry_reader import EntryReader
+from worker.holdings import Entry
+from worker.limits import Limits
+from worker.queue import Queue
+from worker.settings import Settings
+from worker.upkeep import Upkeep
+from worker.writer import Writer
+
+LATE = 1.0  # seconds that a busy machine may take on top of what is promised
+
+
+async def server_ms(redis: Redis) -> int:
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+async def taken_by_the_dead(redis: Redis, keys: Keys, count: int = 1, queue: str = "default") -> list[str]:
+    """A worker takes entries, and is never heard of again."""
+    reply: Any = await redis.xreadgroup(GROUP, "dead", {keys.jobs(queue): ">"}, count=count)
+    ids = [entry_id.decode() for entry_id, _ in reply[0][1]]
+    assert len(ids) == count
+    return ids
+
+
+async def holders(redis: Redis, keys: Keys) -> dict[str, str]:
+    pending = await redis.xpending_range(keys.jobs("default"), GROUP, "-", "+", 1000)
+    return {one["message_id"].decode(): one["consumer"].decode() for one in pending}
+
+
+async def events_of(producer: Producer, job_id: str) -> list[Event]:
+    return [event async for event in producer.subscribe(job_id)]
+
+
+async def starts_of(producer: Producer, job_id: str) -> list[Started]:
+    return [event for event in await events_of(producer, job_id) if isinstance(event, Started)]
+
+
+def attempt_of(event: Event) -> int:
+    """The server's time at the attempt's claim, in ms."""
+    return int(event.id.partition("-")[0])
+
+
+@pytest.fixture
+async def group(redis: Redis, keys: Keys) -> None:
+    """The group, before any worker is there to make it."""
+    await redis.xgroup_create(keys.jobs("default"), GROUP, id="0", mkstream=True)
+
+
+# -- reclaim --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+async def test_a_dead_workers_job_starts_anew_within_lease_and_sweep_and_not_before_the_lease(
+    is_busy: bool, producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """On a queue to which nothing new comes as well as on one that is never empty."""
+    lease, sweep = 1.0, 0.4
+    job = await producer.enqueue("x", provider="echo")
+    await taken_by_the_dead(redis, keys)
+    died = await server_ms(redis)
+    await start_worker(lease=lease, sweep=sweep)
+    ended = asyncio.ensure_future(producer.result(job.id))
+    while is_busy and not ended.done():
+        await producer.result((await producer.enqueue("new", provider="echo")).id)
+    await ended
+    (started,) = await starts_of(producer, job.id)
+    seconds = (attempt_of(started) - died) / 1000
+    assert lease - 0.01 <= seconds <= lease + sweep + LATE
+    assert started.number == 1  # the dead one had not begun
+
+
+@pytest.mark.usefixtures("group")
+async def test_all_that_a_dead_worker_held_starts_anew(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    jobs = [await producer.enqueue(str(i), provider="echo") for i in range(12)]
+    await taken_by_the_dead(redis, keys, 12)
+    worker = await start_worker(lease=0.3, sweep=0.1, concurrency=3)
+    assert [(await producer.result(job.id)).text for job in jobs] == [str(i) for i in range(12)]
+    await worker.idle()
+    assert await holders(redis, keys) == {}
+
+
+@pytest.mark.usefixtures("group")
+async def test_a_worker_without_a_free_slot_takes_one_dead_workers_entry_and_runs_it_next(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """Or it would wait for ever while all are busy. Only one: the others are for whoever has a slot first."""
+    gate = Gate()
+    busy = await producer.enqueue("x", provider="gated")
+    worker = await start_worker(gated_registry(gate), concurrency=1, lease=0.2, sweep=0.05)
+    await gate.first_chunk_out.wait()
+    old = [await producer.enqueue("old", provider="gated") for _ in range(3)]
+    ids = await taken_by_the_dead(redis, keys, 3)
+    new = await producer.enqueue("new", provider="gated")
+
+    async def one_is_taken() -> bool:
+        return (await holders(redis, keys))[ids[0]] != "dead"
+
+    await until(one_is_taken)
+    taken = await server_ms(redis)
+    await until(lambda: _is_past(redis, taken + 500))  # many a sweep later
+    assert [(await holders(redis, keys))[entry_id] for entry_id in ids[1:]] == ["dead", "dead"]
+    assert (worker.running, gate.calls) == (1, 1)
+    gate.open.set()
+    for job in (busy, *old, new):
+        await producer.result(job.id)
+    first, then = [(await starts_of(producer, job.id))[0] for job in (old[0], new)]
+    assert attempt_of(first) < attempt_of(then)
+
+
+class Slots:
+    """As many free slots as the test says."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self.taken: list[str] = []
+
+    def free(self) -> int:
+        return self._free
+
+    def take(self, entry: Entry) -> None:
+        self.taken.append(entry.id)
+
+
+def upkeep_of(
+    queue: Queue, redis: Redis, keys: Keys, writer: Writer, settings: Settings, slots: Slots
+) -> Upkeep:
+    limits = Limits(writer, keys, settings.lease)
+    return Upkeep(queue, Cancellations(redis, keys), limits, settings, slots)
+
+
+async def grow_old(redis: Redis, keys: Keys, ids: list[str], seconds: float) -> None:
+    await redis.xclaim(keys.jobs("default"), GROUP, "dead", 0, ids, idle=int(seconds * 1000), justid=True)
+
+
+async def test_a_hint_brings_released_entries_to_those_only_who_have_a_free_slot(
+    queue: Queue,
+    reader: EntryReader,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+    writer: Writer,
+    settings: Settings,
+) -> None:
+    await producer.enqueue("x", provider="echo")
+    (entry,) = await reader.take(1)
+    await queue.release(entry)
+    full, free = Slots(0), Slots(1)
+    await upkeep_of(queue, redis, keys, writer, settings, full)._reclaim_all(hinted=True)
+    assert full.taken == []
+    assert await holders(redis, keys) == {entry.id: NOBODY}
+    await upkeep_of(queue, redis, keys, writer, settings, free)._reclaim_all(hinted=True)
+    assert free.taken == [entry.id]
+
+
+async def test_a_full_worker_leaves_the_dead_ones_entries_to_others_for_two_sweeps(
+    queue: Queue,
+    reader: EntryReader,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+    writer: Writer,
+    settings: Settings,
+) -> None:
+    for _ in range(3):
+        await producer.enqueue("x", provider="echo")
+    ids = await taken_by_the_dead(redis, keys, 3)
+    full = Slots(0)
+    upkeep = upkeep_of(queue, redis, keys, writer, settings, full)
+    await grow_old(redis, keys, ids, settings.lease + settings.sweep)
+    await upkeep._reclaim_all(hinted=False)
+    assert full.taken == []
+    await grow_old(redis, keys, ids, settings.lease + 2 * settings.sweep)
+    await upkeep._reclaim_all(hinted=False)
+    assert full.taken == ids[:1]
+
+
+async def test_all_pages_are_reclaimed_in_one_sweep(
+    queue: Queue,
+    reader: EntryReader,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+    writer: Writer,
+    settings: Settings,
+) -> None:
+    await producer.enqueue("x", provider="echo")
+    for _ in range(24):
+        await redis.xadd(keys.jobs("default"), {"job": b"x"})
+    ids = await taken_by_the_dead(redis, keys, 25)
+    await grow_old(redis, keys, ids, 1000)
+    slots = Slots(4)
+    await upkeep_of(queue, redis, keys, writer, settings, slots)._reclaim_all(hinted=False)
+    assert slots.taken == ids
+
+
+async def test_what_was_released_before_a_worker_came_is_taken_as_soon_as_it_comes(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """The one worker is replaced: nobody heard the hint, and nobody waits for a sweep."""
+    gate = Gate()
+    first = await start_worker(gated_registry(gate), lease=60, sweep=60, grace=0.0)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    first.stop()
+    await first.stopped()
+    gate.open.set()
+    await start_worker(gated_registry(gate), lease=60, sweep=60, name="w2")
+    assert (await producer.result(job.id, timeout=20)).text == "one two"
+
+
+# -- renew ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_lives_keeps_its_job_for_many_leases(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    gate = Gate()
+    lease = 0.3
+    await start_worker(gated_registry(gate), lease=lease, sweep=60, name="w1")
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await start_worker(gated_registry(gate), lease=lease, sweep=0.05, name="w2")
+    began = await server_ms(redis)
+    await until(lambda: _is_past(redis, began + 5 * lease * 1000))
+    gate.open.set()
+    assert (await producer.result(job.id)).text == "one two"
+    assert (len(await starts_of(producer, job.id)), gate.calls) == (1, 1)
+
+
+async def _is_past(redis: Redis, instant_ms: float) -> bool:
+    return await server_ms(redis) > instant_ms
+
+
+async def test_a_lost_lease_stops_the_answer_and_closes_the_call_and_leaves_the_job_alone(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """G3, without a word of the provider: it is the renewal that tells."""
+    gate = Gate()
+    worker = await start_worker(gated_registry(gate), lease=0.6, sweep=60)
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    (entry_id,) = await holders(redis, keys)
+    await redis.xclaim(keys.jobs("default"), GROUP, "successor", 0, [entry_id])
+    await until(lambda: gate.closed)
+    await worker.idle()
+    assert gate.open_calls == 0
+    assert await holders(redis, keys) == {entry_id: "successor"}
+    assert (await producer.status(job.id)).status == "running"
+    frames = await redis.xrange(keys.log(job.id))
+    assert len(frames) <= 3  # queued, started, one chunk; nothing was said of an end
+
+
+@on_real_servers
+@pytest.mark.usefixtures("group")
+async def test_after_an_outage_the_living_get_the_time_to_renew(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """All leases are over then. Those of the dead are found all the same, only later."""
+    lease, gate, stream = 1.0, Gate(), keys.jobs("default")
+    dead = await producer.enqueue("x", provider="gated")
+    ids = await taken_by_the_dead(redis, keys)
+    job = await producer.enqueue("x", provider="gated")
+    await start_worker(gated_registry(gate), lease=lease, sweep=60, name="w1", concurrency=1)
+    await gate.first_chunk_out.wait()
+    await redis.xclaim(stream, GROUP, "dead", 0, ids, justid=True)
+    await start_worker(gated_registry(gate), lease=lease, sweep=0.1, name="w2")
+    other = await producer.enqueue("x", provider="gated")
+    await until(lambda: _is_running(producer, other.id))
+    await redis.xclaim(stream, GROUP, "dead", 0, ids, justid=True)
+    await redis.execute_command("CLIENT", "PAUSE", int(2 * lease * 1000), "ALL")
+    await until(lambda: _is_running(producer, dead.id))  # w2 has looked at all that stands in the queue
+    gate.open.set()
+    for one in (job, other, dead):
+        await producer.result(one.id)
+    assert [len(await starts_of(producer, one.id)) for one in (job, other, dead)] == [1, 1, 1]
+    assert gate.calls == 3
+
+
+async def _is_running(producer: Producer, job_id: str) -> bool:
+    return (await producer.status(job_id)).status == "running"
