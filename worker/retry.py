@@ -18,6 +18,7 @@ from worker.providers.errors import (
     Unauthorized,
     Unreachable,
 )
+from worker.providers.retry_after import usable
 
 FOLLOWS: Mapping[type[ProviderError], Follow] = {
     Unreachable: Follow.RETRY,
@@ -72,9 +73,11 @@ class Situation:
 
 
 def failure_of(error: ProviderError) -> Failure:
-    """Return the failure that an error stands for."""
+    """Return the failure that an error stands for. What a class that is not ours raises may carry anything."""
     follow = next(FOLLOWS[cls] for cls in type(error).__mro__ if cls in FOLLOWS)
-    return Failure(error.code, error.message, follow, error.retry_after)
+    message, wait = getattr(error, "message", error), getattr(error, "retry_after", None)
+    seconds = usable(wait) if isinstance(wait, (int, float)) else None
+    return Failure(str(error.code), str(message), follow, seconds)
 
 
 def most_hopeful(failures: Sequence[Failure]) -> Failure:

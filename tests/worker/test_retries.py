@@ -243,6 +243,28 @@ async def test_a_worker_that_dies_between_the_wait_and_the_queue_loses_no_job(
     assert died == ["here"]
 
 
+class Wordless(Broken):
+    """One whose message cannot even be looked at."""
+
+    def __init__(self) -> None:
+        self.message = self  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+async def test_a_bug_in_the_worker_costs_an_attempt_and_never_the_jobs_end(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    """G1: whatever breaks, nobody is left waiting."""
+    worker = await start_worker(registry(Scripted("a", [Wordless()])), lease=0.05, sweep=0.02)
+    job = await producer.enqueue("x", provider="a", max_attempts=2)
+    words = ["queued", "started 1 a", "started 2 a", "failed attempts_exhausted 2"]
+    assert await transcript(producer, job.id) == words
+    await worker.idle()
+    assert [dead.letter.code for dead in await producer.dead()] == ["attempts_exhausted"]
+
+
 @pytest.mark.parametrize("last", ["the end", Cut("gone")], ids=["it answers", "it fails"])
 async def test_a_job_whose_keys_vanish_while_it_runs_is_run_anew(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, last: Step

@@ -10,6 +10,7 @@ from worker import retry
 from worker.outcome import Failure, Follow, PutOff
 from worker.providers import errors
 from worker.providers.errors import ProviderError
+from worker.providers.retry_after import LONGEST
 from worker.retry import Backoff, Situation, decide, failure_of, most_hopeful, too_late
 
 FOLLOWS = {
@@ -51,6 +52,34 @@ def test_an_error_that_somebody_else_derives_is_treated_as_its_nearest_kin(cls: 
         code = "theirs"
 
     assert failure_of(Theirs("x")) == Failure("theirs", "x", FOLLOWS[cls], None)
+
+
+class Bare(errors.RateLimited):
+    """One whose class leaves out what ours sets."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "its words")
+
+
+ODD = {
+    "a number for a message": (errors.Broken(503), "503", None),  # type: ignore[arg-type]
+    "an error for a message": (errors.Broken(ValueError("why")), "why", None),  # type: ignore[arg-type]
+    "nothing at all": (Bare(), "its words", None),
+    "a text for seconds": (errors.RateLimited("x", retry_after="3"), "x", None),  # type: ignore[arg-type]
+    "no number": (errors.RateLimited("x", retry_after=float("nan")), "x", None),
+    "below zero": (errors.RateLimited("x", retry_after=-1.0), "x", None),
+    "for ever": (errors.RateLimited("x", retry_after=float("inf")), "x", LONGEST),
+    "nearly for ever": (errors.RateLimited("x", retry_after=1e300), "x", LONGEST),
+    "more than a float holds": (errors.RateLimited("x", retry_after=10**400), "x", LONGEST),
+}
+
+
+@pytest.mark.parametrize(("error", "message", "seconds"), ODD.values(), ids=ODD)
+def test_what_an_error_carries_is_fit_to_be_gone_by(
+    error: ProviderError, message: str, seconds: float | None
+) -> None:
+    failure = failure_of(error)
+    assert (failure.message, failure.retry_after) == (message, seconds)
 
 
 # -- backoff ---------------------------------------------------------------------------------------------------

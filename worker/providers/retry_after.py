@@ -10,7 +10,6 @@ The sources:
 - Gateways write units where the RFC has none (``1500ms``, ``2s``), which Go's ``time.ParseDuration`` explains.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -49,19 +48,19 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float) -> float
 
 
 def _said(headers: Mapping[str, str], now: float) -> float | None:
-    exact = _usable(_span(headers.get("retry-after-ms", ""), unit=_MS))
+    exact = usable(_span(headers.get("retry-after-ms", ""), unit=_MS))
     if exact is not None:
         return exact
     value = headers.get("retry-after", "")
     seconds = _span(value, unit=1.0)
-    return _usable(_until(value, headers.get("date", ""), now) if seconds is None else seconds)
+    return usable(_until(value, headers.get("date", ""), now) if seconds is None else seconds)
 
 
 def _until_reset(headers: Mapping[str, str]) -> float | None:
     """Return when the last limit that is used up is refilled."""
     used_up = [limit for limit in _LIMITS if headers.get(f"x-ratelimit-remaining-{limit}") == "0"]
     spans = (_span(headers.get(f"x-ratelimit-reset-{limit}", ""), unit=1.0) for limit in used_up)
-    return _usable(max((span for span in spans if span is not None), default=None))
+    return usable(max((span for span in spans if span is not None), default=None))
 
 
 def _span(text: str, *, unit: float) -> float | None:
@@ -93,5 +92,6 @@ def _instant(text: str) -> float | None:
         return None
 
 
-def _usable(seconds: float | None) -> float | None:
-    return min(seconds, LONGEST) if seconds is not None and not math.isnan(seconds) and seconds > 0 else None
+def usable(seconds: float | None) -> float | None:
+    """Return what can be waited for: above zero and at most `LONGEST`; None for all else, such as no number."""
+    return min(seconds, LONGEST) if seconds is not None and seconds > 0 else None
