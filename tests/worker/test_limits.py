@@ -124,16 +124,20 @@ async def test_providers_do_not_share_their_places(limits: Limits) -> None:
 async def test_the_places_of_a_dead_worker_come_back_after_its_lease_and_not_before(
     writer: Writer, keys: Keys, limits: Limits, redis: Redis
 ) -> None:
-    lease = 0.6
-    dead = Call(Limits(writer, keys, lease), fleet(1), "dead")
+    living = Call(limits, fleet(2), "living")
+    await living.begun.wait()
+    dead = Call(Limits(writer, keys, 0.6), fleet(2), "dead")
     await dead.begun.wait()
-    (until_ms,) = [score for _, score in await redis.zrange(keys.slots("p"), 0, -1, withscores=True)]
-    waiting = Call(limits, fleet(1), "living")
+    until_ms = await redis.zscore(keys.slots("p"), "dead")
+    assert until_ms is not None
+    waiting = Call(limits, fleet(2), "waiting")
     await waiting.begun.wait()
     seconds, microseconds = await redis.time()
     late = seconds + microseconds / 1e6 - until_ms / 1000
     assert 0 <= late < 2
-    await waiting.end()
+    assert await holders(redis, keys) == {"living", "waiting"}
+    for call in (living, waiting):
+        await call.end()
     await dead.cancel()
 
 
