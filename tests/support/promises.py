@@ -186,7 +186,8 @@ def _finished(said: Said) -> None:
     event_id, status = said.arg(2), said.arg(4)
     if not _owns(said, int(said.arg(1))):
         said.changed_only()
-        assert said.word in ("repeated",) if said.job.has(event_id) else ("lost", "gone")
+        is_known = said.job.attempt == int(said.arg(1)) and said.job.has(event_id)
+        assert said.word in (("repeated",) if is_known else ("lost", "gone"))
         return
     if said.job.mark is not None and status != "cancelled":
         said.changed_only()
@@ -370,7 +371,7 @@ def name_of(script: Script) -> str:
 
 def check_call(said: Said) -> None:
     """Raise if the call did what it must not, or did not do what it must."""
-    outcome = f"{name_of(said.call.script)}: {said.word if isinstance(said.result, (bytes, list)) else said.result}"
+    outcome = f"{name_of(said.call.script)}: {'a number' if said.word.isdecimal() and len(said.word) > 1 else said.word}"
     said.past.seen[outcome] = said.past.seen.get(outcome, 0) + 1
     _PROMISES[said.call.script](said)
     for job_id, job in said.after.jobs.items():

@@ -208,8 +208,8 @@ class PuppetWorker:
 
     async def _hand_back(self) -> None:
         await asyncio.gather(*[self.queue.release(entry) for entry in await self.reader.rest()])
-        while self._jobs:
-            await asyncio.wait(self._jobs)
+        while running := [job for job in self._jobs if not job.done()]:
+            await asyncio.wait(running)
         await self.queue.leave()
 
     async def die(self) -> list[Call]:
@@ -264,5 +264,8 @@ class PuppetLink(Link):
 async def calm() -> None:
     """Let every task go on until it waits for the test."""
     loop: Any = asyncio.get_running_loop()
-    while loop._ready:
+    for _ in range(10_000):
+        if not loop._ready:
+            return
         await asyncio.sleep(0)
+    raise AssertionError("something goes round and round")
