@@ -371,7 +371,8 @@ def name_of(script: Script) -> str:
 
 def check_call(said: Said) -> None:
     """Raise if the call did what it must not, or did not do what it must."""
-    outcome = f"{name_of(said.call.script)}: {'a number' if said.word.isdecimal() and len(said.word) > 1 else said.word}"
+    shape = said.word if len(said.word) < 2 or not said.word[0].isdecimal() else "..."
+    outcome = f"{name_of(said.call.script)}: {shape}"
     said.past.seen[outcome] = said.past.seen.get(outcome, 0) + 1
     _PROMISES[said.call.script](said)
     for job_id, job in said.after.jobs.items():

@@ -164,11 +164,11 @@ class QueueModel(RuleBasedStateMachine):
     @precondition(lambda self: any(job.status is None or job.is_provisional for job in self.world.jobs.values()))
     @rule(
         job_id=st.sampled_from(JOB_IDS),
-        providers=st.sampled_from([PROVIDERS[:1], PROVIDERS]),
+        providers=st.sampled_from([PROVIDERS, PROVIDERS[:1], PROVIDERS[1:]]),
         max_attempts=st.integers(1, 3),
         on_retry=st.sampled_from(["restart", "restart", "fail", "continue"]),
         when=st.sampled_from(["now", "now", "later", "by"]),
-        bound=st.sampled_from([0, 0, 1]),
+        bound=st.sampled_from([0, 0, 0, 0, 1]),
         dies_before=step_of_a_producer,
         says_twice=step_of_a_producer,
     )
@@ -184,8 +184,8 @@ class QueueModel(RuleBasedStateMachine):
     @precondition(lambda self: any(job.status not in (None, *ENDED) for job in self.world.jobs.values()))
     @rule(job_id=st.sampled_from(JOB_IDS), sure=pick)
     def cancel(self, job_id, sure):
-        if sure > 3 and self.world.jobs[job_id].status != "running":
-            return  # or too few would ever start
+        if sure > (6 if self.world.jobs[job_id].status == "running" else 2):
+            return  # or too few would ever come far
         link = PuppetLink(self.client, self.run_call)
         try:
             outcome, attempt = self.do(cancel_job(link, self.keys, job_id, "no more"))
@@ -298,6 +298,8 @@ class QueueModel(RuleBasedStateMachine):
     def a_provider_fails(self, number, failure):
         self.tell(number, failure)
 
+    another_provider_fails = a_provider_fails
+
     def tell(self, number: int, part: object) -> None:
         calls = [call for worker in self.workers for call in worker.asked]
         self.pull(lambda: calls[number % len(calls)].say(part))
@@ -328,17 +330,22 @@ class QueueModel(RuleBasedStateMachine):
     def a_worker_promotes(self, number):
         self.pull(self.workers[number % len(self.workers)].promote)
 
-    @precondition(lambda self: self.world.later or any("due" in job.record for job in self.world.jobs.values()))
-    @rule()
-    def time_goes_on(self):
-        """All that is to come is due; every provider that asked to be left alone can be asked again."""
+    @precondition(lambda self: self.waits_for_a_time())
+    @rule(all_of_it=st.booleans())
+    def time_goes_on(self, all_of_it):
+        """Every job is due; every provider that asked to be left alone can be asked again, if it is late enough."""
         for body in self.world.later:
             self.client.zadd(self.keys.later(QUEUE), {body: 1}, xx=True)
         for job_id, job in self.world.jobs.items():
             if "due" in job.record:
                 self.client.hset(self.keys.record(job_id), "due", 1)
-        self.client.delete(*(self.keys.parked(name) for name in PROVIDERS))
+        if all_of_it:
+            self.client.delete(*(self.keys.parked(name) for name in PROVIDERS))
         self.world = self.observer.look()
+
+    def waits_for_a_time(self) -> bool:
+        dues = [float(job.record.get("due", 0)) for job in self.world.jobs.values()]
+        return any(due > self.world.now for due in [*self.world.later.values(), *dues])
 
     @precondition(lambda self: self.is_quiet() and not self.late and any(self.is_over(job_id) for job_id in JOB_IDS))
     @rule()
@@ -365,10 +372,10 @@ class QueueModel(RuleBasedStateMachine):
     def a_worker_looks_for_marks(self, number):
         self.do(self.workers[number % len(self.workers)].cancellations.check())
 
-    @precondition(lambda self: self.any_has("is_holding"))
+    @precondition(lambda self: self.any_has("asked"))
     @rule(number=pick)
     def a_worker_stops(self, number):
-        worker = self.one_with(number, "is_holding")
+        worker = self.one_with(number, "asked")
         if not worker.is_stopping:
             self.pull(worker.stop)
 
@@ -423,7 +430,7 @@ class QueueModel(RuleBasedStateMachine):
         return not (self.world.entries or self.world.later) and all(worker.is_idle for worker in self.workers)
 
     def everybody_does_their_duty(self) -> None:
-        self.time_goes_on()
+        self.time_goes_on(all_of_it=True)
         renewed = {entry for worker in self.workers for entry in worker.holdings.of(QUEUE)}
         for entry in self.world.held.keys() - renewed:
             self.end_lease(entry)
