@@ -187,7 +187,7 @@ def _finished(said: Said) -> None:
     if not _owns(said, int(said.arg(1))):
         said.changed_only()
         is_known = said.job.attempt == int(said.arg(1)) and said.job.has(event_id)
-        assert said.word in (("repeated",) if is_known else ("lost", "gone"))
+        assert said.word in (("repeated",) if is_known else ("lost", "gone")), "who owns nothing was not told so"
         return
     if said.job.mark is not None and status != "cancelled":
         said.changed_only()
@@ -225,11 +225,11 @@ def _became_owner(said: Said) -> None:
     said.changed_only(".log", ".fence", ".record")
     assert job.status not in ENDED, "an ended job was claimed"
     _may_claim(said, life)
-    assert attempt > max(life.attempt, *(EventId.parse(event.id).attempt for event in job.events()))
+    assert attempt > max([life.attempt, *(EventId.parse(event.id).attempt for event in job.events())])
     assert said.new_frames == ()
     assert said.job_after.number == job.number + 1 == int(said.result[2])
     assert said.result[3] == (job.mark or b""), "a cancel was not told"
-    assert said.job_after.fence == f"{attempt - 1}-18446744073709551615"
+    assert said.job_after.fence == f"{attempt - 1}-18446744073709551615", "earlier owners can still write"
     life.attempt, life.turn, life.entry = attempt, int(said.arg(3)), entry
     life.handed_over[entry] = max(deliveries, life.handed_over.get(entry, 0))
 

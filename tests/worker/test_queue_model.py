@@ -350,11 +350,14 @@ class QueueModel(RuleBasedStateMachine):
     @precondition(lambda self: self.is_quiet() and not self.late and any(self.is_over(job_id) for job_id in JOB_IDS))
     @rule()
     def the_retention_ends(self):
-        """Then an id may be used for another job. Nobody is so slow as to speak of the first one still."""
+        """Then an id may be used for another job. Nobody is so slow as to speak of the first one still.
+
+        Nor does an operator retry a letter from before: it is told by the time that has passed, which stands still here.
+        """
         for job_id in filter(self.is_over, JOB_IDS):
             self.client.delete(self.keys.log(job_id), self.keys.record(job_id))
             self.past.lives.pop(job_id, None)
-        self.hints = []
+        self.hints, self.letters = [], []
         self.world = self.observer.look()
 
     def is_over(self, job_id: str) -> bool:
