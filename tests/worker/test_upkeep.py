@@ -142,7 +142,7 @@ def upkeep_of(
     queue: Queue, redis: Redis, keys: Keys, writer: Writer, settings: Settings, slots: Slots
 ) -> Upkeep:
     limits = Limits(writer, keys, settings.lease)
-    return Upkeep(queue, Cancellations(redis, keys), limits, settings, slots)
+    return Upkeep(queue, Cancellations(redis, keys, settings), limits, settings, slots)
 
 
 async def grow_old(redis: Redis, keys: Keys, ids: list[str], seconds: float) -> None:
@@ -162,14 +162,14 @@ async def test_a_hint_brings_released_entries_to_those_only_who_have_a_free_slot
     (entry,) = await reader.take(1)
     await queue.release(entry)
     full, free = Slots(0), Slots(1)
-    await upkeep_of(queue, redis, keys, writer, settings, full)._reclaim_all(hinted=True)
+    await upkeep_of(queue, redis, keys, writer, settings, full)._reclaim_all()
     assert full.taken == []
     assert await holders(redis, keys) == {entry.id: NOBODY}
-    await upkeep_of(queue, redis, keys, writer, settings, free)._reclaim_all(hinted=True)
+    await upkeep_of(queue, redis, keys, writer, settings, free)._reclaim_all()
     assert free.taken == [entry.id]
 
 
-async def test_a_full_worker_leaves_the_dead_ones_entries_to_others_for_two_sweeps(
+async def test_a_full_worker_leaves_all_to_others_and_catches_up_when_it_has_a_slot(
     queue: Queue,
     reader: EntryReader,
     producer: Producer,
@@ -181,14 +181,16 @@ async def test_a_full_worker_leaves_the_dead_ones_entries_to_others_for_two_swee
     for _ in range(3):
         await producer.enqueue("x", provider="echo")
     ids = await taken_by_the_dead(redis, keys, 3)
-    full = Slots(0)
-    upkeep = upkeep_of(queue, redis, keys, writer, settings, full)
-    await grow_old(redis, keys, ids, settings.lease + settings.sweep)
-    await upkeep._reclaim_all(hinted=False)
-    assert full.taken == []
-    await grow_old(redis, keys, ids, settings.lease + 2 * settings.sweep)
-    await upkeep._reclaim_all(hinted=False)
-    assert full.taken == ids[:1]
+    slots = Slots(0)
+    upkeep = upkeep_of(queue, redis, keys, writer, settings, slots)
+    await upkeep._reclaim_all()
+    assert not upkeep.is_behind
+    await grow_old(redis, keys, ids, settings.lease + 1)
+    await upkeep._reclaim_all()
+    assert (slots.taken, upkeep.is_behind) == ([], True)
+    slots._free = 3
+    await upkeep.catch_up()
+    assert (slots.taken, upkeep.is_behind) == (ids, False)
 
 
 async def test_all_pages_are_reclaimed_in_one_sweep(
@@ -206,7 +208,7 @@ async def test_all_pages_are_reclaimed_in_one_sweep(
     ids = await taken_by_the_dead(redis, keys, 25)
     await grow_old(redis, keys, ids, 1000)
     slots = Slots(4)
-    await upkeep_of(queue, redis, keys, writer, settings, slots)._reclaim_all(hinted=False)
+    await upkeep_of(queue, redis, keys, writer, settings, slots)._reclaim_all()
     assert slots.taken == ids
 
 
