@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from producer import AnswerRestarted, Event, JobFailed, Producer, Started, Waiting
 from producer.status import server_ms
 from producer.wire.events import EventId
-from producer.wire.keys import Keys
+from producer.wire.job import Job
+from producer.wire.keys import JOB_FIELD, Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival
 from tests.support.scripted import Scripted, registry
@@ -315,6 +316,22 @@ async def test_a_job_whose_provider_rests_already_waits_without_asking_it(
     assert len(provider.calls) == 1
 
 
+async def test_a_job_that_is_older_than_all_patience_has_it_still_when_it_is_claimed_first(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """It was delayed for days, or stood in a long queue."""
+    old = Job(
+        id="old", queue="default", created_at=1, messages=[{"role": "user", "content": "x"}], provider="a"
+    )
+    await redis.xadd(keys.jobs("default"), {JOB_FIELD: old.encode()})
+    await start_worker(
+        registry(Scripted("a", [RateLimited("429", retry_after=0.01)], ["whole"])), max_wait=60.0
+    )
+    await redis.xread({keys.log("old"): "0"}, block=5000)
+    words = ["queued", "started 1 a", "waiting rate_limited", "started 1 a", "+whole", "done 5"]
+    assert await transcript(producer, "old") == words
+
+
 async def test_patience_with_busy_providers_ends(producer: Producer, start_worker: StartWorker) -> None:
     provider = Scripted("a", [RateLimited("come back tomorrow", retry_after=86_400)])
     worker = await start_worker(registry(provider), max_wait=60.0)
@@ -325,7 +342,7 @@ async def test_patience_with_busy_providers_ends(producer: Producer, start_worke
     assert (dead.letter.code, dead.letter.reason) == ("rate_limited", "come back tomorrow")
 
 
-async def test_patience_counts_from_the_jobs_creation_and_not_from_each_wait(
+async def test_patience_counts_from_the_first_claim_and_not_from_each_wait(
     producer: Producer, start_worker: StartWorker
 ) -> None:
     provider = Scripted("a", [RateLimited("again and again", retry_after=SOON)])
