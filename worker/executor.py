@@ -252,9 +252,7 @@ class Executor:
             failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
         if failure.follow is Follow.WAIT:
-            return decide(
-                failure, situation, _spread(max(situation.now, min(parked.values())), situation.now)
-            )
+            return decide(failure, situation, max(situation.now, min(parked.values())))
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
 
