@@ -187,7 +187,9 @@ def _finished(said: Said) -> None:
     if not _owns(said, int(said.arg(1))):
         said.changed_only()
         is_known = said.job.attempt == int(said.arg(1)) and said.job.has(event_id)
-        assert said.word in (("repeated",) if is_known else ("lost", "gone")), "who owns nothing was not told so"
+        assert said.word in (("repeated",) if is_known else ("lost", "gone")), (
+            "who owns nothing was not told so"
+        )
         return
     if said.job.mark is not None and status != "cancelled":
         said.changed_only()
@@ -378,7 +380,11 @@ def check_call(said: Said) -> None:
     for job_id, job in said.after.jobs.items():
         before = said.before.jobs[job_id].log
         goes_on = job.log[: len(before)] == before
-        new_life = said.call.script in (producer_scripts.ACCEPT, producer_scripts.REVIVE, producer_scripts.WITHDRAW)
+        new_life = said.call.script in (
+            producer_scripts.ACCEPT,
+            producer_scripts.REVIVE,
+            producer_scripts.WITHDRAW,
+        )
         assert goes_on or new_life, "what stood in a log has changed"
         told = said.past.told.setdefault(job_id, [])
         told += [frame for _, frame in (job.log[len(before) :] if goes_on else job.log)]

@@ -124,7 +124,9 @@ class PuppetWorker:
                 asked.append(AskedCall())
                 return asked[-1].answer()
 
-        return Registry(Provider(name, "puppet", Puppet, Puppet.url, True, Puppet.models) for name in PROVIDERS)
+        return Registry(
+            Provider(name, "puppet", Puppet, Puppet.url, True, Puppet.models) for name in PROVIDERS
+        )
 
     # -- what the test sees --------------------------------------------------------------------------------
 

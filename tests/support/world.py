@@ -93,7 +93,11 @@ class World:
 
     def differs_from(self, other: "World") -> set[str]:
         """Which parts are not the same: of the queue by their name, of a job as ``job.part``."""
-        parts = {name for name in ("entries", "held", "later", "dead") if getattr(self, name) != getattr(other, name)}
+        parts = {
+            name
+            for name in ("entries", "held", "later", "dead")
+            if getattr(self, name) != getattr(other, name)
+        }
         for job_id, state in self.jobs.items():
             for part in ("log", "fence", "record", "mark"):
                 if getattr(state, part) != getattr(other.jobs[job_id], part):

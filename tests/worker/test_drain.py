@@ -118,35 +118,6 @@ async def test_another_worker_goes_on_at_once_with_what_was_handed_back_and_it_c
     assert (gate.open_calls, other_gate.calls) == (0, 4)
 
 
-async def test_what_waits_for_a_slot_is_handed_back_before_the_grace_time(
-    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
-) -> None:
-    """Others can run it now, while this worker still finishes what it runs."""
-    gate, other_gate = Gate(), Gate()
-    other_gate.open.set()
-    await redis.xgroup_create(keys.jobs("default"), GROUP, id="0", mkstream=True)
-    parked = await producer.enqueue("x", provider="gated")
-    reply: Any = await redis.xreadgroup(GROUP, "dead", {keys.jobs("default"): ">"}, count=1)
-    entry_id = reply[0][1][0][0].decode()
-    running = await producer.enqueue("x", provider="gated")
-    stopping = await start_worker(
-        gated_registry(gate), lease=0.2, sweep=0.05, grace=60.0, concurrency=1, name="stopping"
-    )
-    await gate.first_chunk_out.wait()
-
-    async def is_parked() -> bool:
-        return (await holders(redis, keys))[entry_id].startswith("stopping")
-
-    await until(is_parked)
-    stopping.stop()
-    await start_worker(gated_registry(other_gate), lease=LONG, sweep=LONG, name="other")
-    assert (await producer.result(parked.id)).text == "one two"
-    assert [(one.worker, one.number) for one in await starts_of(producer, parked.id)] == [("other", 1)]
-    gate.open.set()
-    assert (await producer.result(running.id)).text == "one two"
-    assert [one.worker for one in await starts_of(producer, running.id)] == ["stopping"]
-
-
 async def test_a_second_stop_hurries_what_the_first_one_let_finish(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:

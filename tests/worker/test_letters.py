@@ -1,9 +1,10 @@
 """A job that failed for good leaves one dead letter, however many entries it had and whoever died on the way."""
 
+from redis.asyncio import Redis
+
 from producer import Failed, Producer
 from producer.wire.dead import DeadLetter
 from producer.wire.keys import Keys
-from redis.asyncio import Redis
 from worker.entry_reader import EntryReader
 from worker.event_log import Attempt, End, EventLog
 from worker.outcome import NothingToDo, Unburied

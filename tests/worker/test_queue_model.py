@@ -16,7 +16,14 @@ import pytest
 import redis as sync_redis
 from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.cancellation import Cancellation, cancel_job
@@ -161,7 +168,9 @@ class QueueModel(RuleBasedStateMachine):
 
     # -- producers and operators ---------------------------------------------------------------------------
 
-    @precondition(lambda self: any(job.status is None or job.is_provisional for job in self.world.jobs.values()))
+    @precondition(
+        lambda self: any(job.status is None or job.is_provisional for job in self.world.jobs.values())
+    )
     @rule(
         job_id=st.sampled_from(JOB_IDS),
         providers=st.sampled_from([PROVIDERS, PROVIDERS[:1], PROVIDERS[1:]]),
@@ -173,7 +182,13 @@ class QueueModel(RuleBasedStateMachine):
         says_twice=step_of_a_producer,
     )
     def enqueue(self, job_id, providers, max_attempts, on_retry, when, bound, dies_before, says_twice):
-        fields = {"id": job_id, "queue": QUEUE, "provider": list(providers), "max_attempts": max_attempts, "on_retry": on_retry}
+        fields = {
+            "id": job_id,
+            "queue": QUEUE,
+            "provider": list(providers),
+            "max_attempts": max_attempts,
+            "on_retry": on_retry,
+        }
         fields |= {"now": {}, "later": {"delay": DAY_S}, "by": {"deadline": DAY_S}}[when]
         link = PuppetLink(self.client, self.run_call, dies_before=dies_before, says_twice=says_twice)
         try:
@@ -195,7 +210,12 @@ class QueueModel(RuleBasedStateMachine):
         if outcome is Cancellation.REQUESTED:
             self.hints.append((job_id, attempt))
 
-    @precondition(lambda self: any(job.status in ("queued", "waiting") and "deadline" in job.record for job in self.world.jobs.values()))
+    @precondition(
+        lambda self: any(
+            job.status in ("queued", "waiting") and "deadline" in job.record
+            for job in self.world.jobs.values()
+        )
+    )
     @rule(job_id=st.sampled_from(JOB_IDS))
     def the_deadline_passes(self, job_id):
         if self.world.jobs[job_id].record.get("deadline"):
@@ -236,7 +256,9 @@ class QueueModel(RuleBasedStateMachine):
         """Those who would find something; an empty queue would only keep them waiting."""
         is_fresh = any(EventId.parse(entry) > self.world.last_delivered for entry in self.world.entries)
         return [
-            worker for worker in self.workers if not worker.is_stopping and (is_fresh or worker.has_more_to_take)
+            worker
+            for worker in self.workers
+            if not worker.is_stopping and (is_fresh or worker.has_more_to_take)
         ]
 
     def have_taken(self, worker: PuppetWorker, count: int, *, heard: bool) -> None:
@@ -347,7 +369,9 @@ class QueueModel(RuleBasedStateMachine):
         dues = [float(job.record.get("due", 0)) for job in self.world.jobs.values()]
         return any(due > self.world.now for due in [*self.world.later.values(), *dues])
 
-    @precondition(lambda self: self.is_quiet() and not self.late and any(self.is_over(job_id) for job_id in JOB_IDS))
+    @precondition(
+        lambda self: self.is_quiet() and not self.late and any(self.is_over(job_id) for job_id in JOB_IDS)
+    )
     @rule()
     def the_retention_ends(self):
         """Then an id may be used for another job. Nobody is so slow as to speak of the first one still.
@@ -450,7 +474,9 @@ class QueueModel(RuleBasedStateMachine):
 
     def check_the_end(self, world: World) -> None:
         for job_id, job in world.jobs.items():
-            assert sum(event.terminal for event in job.events()) == (job.status is not None), f"{job_id} has no end"
+            assert sum(event.terminal for event in job.events()) == (job.status is not None), (
+                f"{job_id} has no end"
+            )
             assert world.letters_of(job_id) == self.past.letters_due.get(job_id, 0)
         assert not world.held
         told = {job_id: frames for job_id, frames in self.past.told.items() if frames}

@@ -31,10 +31,6 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
   return {'ended', same_entry and record.dead or ''} -- the letter is for the entry whose attempt failed
 end
 
-if not status and tonumber(ARGV[2]) > 1 then -- it was run before, ended, and its retention is over
-  return {'ended', ''}
-end
-
 local function claimed(attempt, number)
   return {'claimed', attempt, number, mark or '', record.errors or '', tonumber(record.attempt or 0) > 0 and 1 or 0,
     tonumber(record.started_at or now)}
