@@ -12,8 +12,8 @@ from producer.wire.job import Job
 from producer.wire.keys import JOB_FIELD, Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival
-from tests.support.scripted import Scripted, registry
-from tests.support.transcripts import events_of, in_words, transcript
+from tests.support.scripted import Scripted, Step, registry
+from tests.support.transcripts import PATIENCE, events_of, in_words, transcript
 from worker.holdings import Entry
 from worker.providers.errors import (
     BadRequest,
@@ -262,11 +262,47 @@ async def test_a_bug_in_the_worker_costs_an_attempt_and_never_the_jobs_end(
 ) -> None:
     """G1: whatever breaks, nobody is left waiting."""
     worker = await start_worker(registry(Scripted("a", [Wordless()])), lease=0.05, sweep=0.02)
-    job = await producer.enqueue("x", provider="a", max_attempts=2)
-    words = ["queued", "started 1 a", "started 2 a", "failed attempts_exhausted 2"]
+    job = await producer.enqueue("x", provider="a", max_attempts=1)
+    words = ["queued", "started 1 a", "failed attempts_exhausted 1"]
     assert await transcript(producer, job.id) == words
     await worker.idle()
     assert [dead.letter.code for dead in await producer.dead()] == ["attempts_exhausted"]
+
+
+@pytest.mark.parametrize("last", ["the end", Cut("gone")], ids=["it answers", "it fails"])
+async def test_a_job_whose_keys_vanish_while_it_runs_is_run_anew(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, last: Step
+) -> None:
+    """Nobody can be told anything of that attempt any more, so its worker settles nothing."""
+    gone = asyncio.Event()
+    provider = Scripted("a", ["half ", gone, last], ["whole"])
+    await start_worker(registry(provider), lease=0.05, sweep=0.02)
+    job = await producer.enqueue("x", provider="a")
+    async with asyncio.timeout(PATIENCE):
+        await provider.waits.wait()
+        await redis.delete(keys.log(job.id), keys.record(job.id))
+        gone.set()
+        while len(provider.calls) < 2:
+            await producer.queues()
+    assert await transcript(producer, job.id) == ["queued", "started 1 a", "+whole", "done 5"]
+
+
+@pytest.mark.parametrize("how", ["it dies", "it hands it back"])
+async def test_a_job_that_outlived_its_keys_and_its_first_worker_is_run(
+    producer: Producer, start_worker: StartWorker, rival: Rival, redis: Redis, keys: Keys, how: str
+) -> None:
+    """That it was handed over before does not say that it was begun, let alone that it ended."""
+    job = await producer.enqueue("x", provider="a")
+    await redis.delete(keys.log(job.id), keys.record(job.id))
+    entry = await rival.take()
+    if how == "it dies":
+        rival.die(entry)
+    else:
+        await rival.queue.release(entry)
+    await start_worker(registry(Scripted("a", ["whole"])), lease=0.05, sweep=0.02)
+    async with asyncio.timeout(PATIENCE):
+        await redis.xread({keys.log(job.id): "0"}, block=5000)
+    assert await transcript(producer, job.id) == ["queued", "started 1 a", "+whole", "done 5"]
 
 
 # -- waiting ---------------------------------------------------------------------------------------------------
