@@ -8,11 +8,12 @@ from redis.asyncio import Redis
 from producer import AnswerRestarted, Event, JobFailed, Producer, Started, Waiting
 from producer.status import server_ms
 from producer.wire.events import EventId
-from producer.wire.keys import Keys
+from producer.wire.job import Job
+from producer.wire.keys import JOB_FIELD, Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival
-from tests.support.scripted import Scripted, Step, registry
-from tests.support.transcripts import PATIENCE, events_of, in_words, transcript
+from tests.support.scripted import Scripted, registry
+from tests.support.transcripts import events_of, in_words, transcript
 from worker.holdings import Entry
 from worker.providers.errors import (
     BadRequest,
@@ -85,17 +86,20 @@ async def test_what_may_pass_is_tried_again(
     assert await producer.dead() == []
 
 
-async def test_the_record_tells_that_it_waits_and_until_when(
-    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+@pytest.mark.parametrize(
+    ("error", "number"), [(Broken("500"), 1), (RateLimited("429", retry_after=600.0), 0)]
+)
+async def test_the_record_and_the_queue_know_until_when_it_waits_as_its_readers_do(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, error: ProviderError, number: int
 ) -> None:
-    provider = Scripted("a", [Broken("500")])
+    provider = Scripted("a", [error])
     worker = await start_worker(registry(provider), backoff=3600.0)
     job = await producer.enqueue("x", provider="a")
     async for event in producer.subscribe(job.id):
         if isinstance(event, Waiting):
             break
     status = await producer.status(job.id)
-    assert (status.status, status.attempts, status.worker) == ("waiting", 1, "w1")
+    assert (status.status, status.attempts, status.worker) == ("waiting", number, "w1")
     assert status.due is not None
     assert round(status.due.timestamp() * 1000) == event.until
     await worker.idle()
@@ -265,24 +269,6 @@ async def test_a_bug_in_the_worker_costs_an_attempt_and_never_the_jobs_end(
     assert [dead.letter.code for dead in await producer.dead()] == ["attempts_exhausted"]
 
 
-@pytest.mark.parametrize("last", ["the end", Cut("gone")], ids=["it answers", "it fails"])
-async def test_a_job_whose_keys_vanish_while_it_runs_is_run_anew(
-    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, last: Step
-) -> None:
-    """Nobody can be told anything of that attempt any more, so its worker settles nothing."""
-    gone = asyncio.Event()
-    provider = Scripted("a", ["half ", gone, last], ["whole"])
-    await start_worker(registry(provider), lease=0.05, sweep=0.02)
-    job = await producer.enqueue("x", provider="a")
-    async with asyncio.timeout(PATIENCE):
-        await provider.waits.wait()
-        await redis.delete(keys.log(job.id), keys.record(job.id))
-        gone.set()
-        while len(provider.calls) < 2:
-            await producer.queues()
-    assert await transcript(producer, job.id) == ["queued", "started 1 a", "+whole", "done 5"]
-
-
 # -- waiting ---------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +312,24 @@ async def test_a_job_whose_provider_rests_already_waits_without_asking_it(
     assert [in_words(event) for event in events] == words
     ((waiting, started),) = starts_and_waits(events)
     assert EventId.parse(waiting.id).seq == 0
-    assert waiting.until == until <= EventId.parse(started.id).attempt
+    assert until <= waiting.until <= EventId.parse(started.id).attempt
     assert len(provider.calls) == 1
+
+
+async def test_a_job_that_is_older_than_all_patience_has_it_still_when_it_is_claimed_first(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """It was delayed for days, or stood in a long queue."""
+    old = Job(
+        id="old", queue="default", created_at=1, messages=[{"role": "user", "content": "x"}], provider="a"
+    )
+    await redis.xadd(keys.jobs("default"), {JOB_FIELD: old.encode()})
+    await start_worker(
+        registry(Scripted("a", [RateLimited("429", retry_after=0.01)], ["whole"])), max_wait=60.0
+    )
+    await redis.xread({keys.log("old"): "0"}, block=5000)
+    words = ["queued", "started 1 a", "waiting rate_limited", "started 1 a", "+whole", "done 5"]
+    assert await transcript(producer, "old") == words
 
 
 async def test_patience_with_busy_providers_ends(producer: Producer, start_worker: StartWorker) -> None:
@@ -340,7 +342,7 @@ async def test_patience_with_busy_providers_ends(producer: Producer, start_worke
     assert (dead.letter.code, dead.letter.reason) == ("rate_limited", "come back tomorrow")
 
 
-async def test_patience_counts_from_the_jobs_creation_and_not_from_each_wait(
+async def test_patience_counts_from_the_first_claim_and_not_from_each_wait(
     producer: Producer, start_worker: StartWorker
 ) -> None:
     provider = Scripted("a", [RateLimited("again and again", retry_after=SOON)])
