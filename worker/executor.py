@@ -252,7 +252,8 @@ class Executor:
             failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
         if failure.follow is Follow.WAIT:
-            return decide(failure, situation, max(situation.now, min(parked.values())))
+            until = _spread(max(situation.now, min(parked.values())), situation.now)
+            return decide(failure, situation, until)
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
 
@@ -305,8 +306,6 @@ class Executor:
                 await self._queue.settle(entry)
             case Verb.RELEASE, _:
                 await self._queue.release(entry)
-            case Verb.DEFER, PutOff(until_ms, "rate_limited") if run is not None:
-                await self._queue.defer(entry, _spread(until_ms, run.attempt.now_ms()))
             case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
                 await self._queue.defer(entry, due_ms)
             case Verb.BURY, _:

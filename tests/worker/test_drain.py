@@ -92,6 +92,25 @@ async def _reads_no_more(redis: Redis, keys: Keys) -> bool:
     return all(consumer["idle"] > 50 for consumer in consumers)
 
 
+async def test_what_the_last_read_brings_is_handed_back_and_never_begun(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    """Redis hands over what comes while the read waits, and a read is never cut off."""
+    gate = Gate()
+    gate.open.set()
+    stopping = await start_worker(gated_registry(gate), lease=LONG, sweep=LONG, poll=1.0)
+    await producer.result((await producer.enqueue("x", provider="gated")).id)
+    await stopping.idle()
+    stopping.stop()
+    job = await producer.enqueue("x", provider="gated")
+    await stopping.stopped()
+    assert gate.calls == 1
+    assert (await producer.status(job.id)).status == "queued"
+    assert set((await holders(redis, keys)).values()) <= {NOBODY}
+    await start_worker(gated_registry(gate), lease=LONG, sweep=LONG, name="w2")
+    assert (await producer.result(job.id)).text == "one two"
+
+
 async def test_another_worker_goes_on_at_once_with_what_was_handed_back_and_it_costs_no_attempt(
     producer: Producer, start_worker: StartWorker, redis: Redis
 ) -> None:

@@ -11,6 +11,7 @@ from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
+from tests.support.servers import Server
 from worker.cancellations import Cancellations
 from worker.entry_reader import EntryReader
 from worker.holdings import Entry
@@ -266,6 +267,36 @@ async def test_a_lost_lease_stops_the_answer_and_closes_the_call_and_leaves_the_
     assert (await producer.status(job.id)).status == "running"
     frames = await redis.xrange(keys.log(job.id))
     assert len(frames) <= 3  # queued, started, one chunk; nothing was said of an end
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_job_whose_group_vanishes_while_it_runs_is_answered_once(
+    server: Server, producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, workers: int
+) -> None:
+    """XGROUP DESTROY: nobody holds anything any more, and the group that is made again hands out all anew."""
+    gate = Gate()
+    for number in range(workers):
+        await start_worker(gated_registry(gate), lease=0.4, sweep=0.1, name=f"w{number}")
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await redis.xgroup_destroy(keys.jobs("default"), GROUP)
+    await until(lambda: _is_handed_over_again(redis, keys))
+    gate.open.set()
+    assert (await producer.result(job.id)).text == "one two"
+    events = await events_of(producer, job.id)
+    assert [event.terminal for event in events].count(True) == 1
+    if workers == 1 and server.real:  # it is told at once, finds its own entry there, and goes on
+        assert gate.calls == 1
+    await until(lambda: _is_empty(redis, keys))
+
+
+async def _is_handed_over_again(redis: Redis, keys: Keys) -> bool:
+    groups = await redis.xinfo_groups(keys.jobs("default"))
+    return bool(groups) and bool(await holders(redis, keys))
+
+
+async def _is_empty(redis: Redis, keys: Keys) -> bool:
+    return bool(await redis.xlen(keys.jobs("default")) == 0)
 
 
 @on_real_servers

@@ -285,8 +285,10 @@ def test_what_is_remembered_is_bounded_by_bytes_and_the_last_part_stays() -> Non
     recent = _RecentCalls()
     for i in range(100):
         recent.add(SCRIPT.on([str(i)], b"x" * (REMEMBERED_BYTES // 10)))
+    recent.forget_the_old()
     assert [call.keys[0] for call in recent.calls()] == [str(i) for i in range(90, 100)]
     recent.add(SCRIPT.on(["huge"], b"x" * (2 * REMEMBERED_BYTES)))
+    recent.forget_the_old()
     assert recent.calls() == []
     recent.add(call("small"))
     assert [call.keys[0] for call in recent.calls()] == ["small"]
@@ -300,4 +302,5 @@ def test_what_is_remembered_is_bounded_by_time(monkeypatch: pytest.MonkeyPatch) 
         recent.add(call(name))
         now += REMEMBERED_SECONDS / 2 - 0.01
     recent.add(call("d"))
+    recent.forget_the_old()
     assert [call.keys[0] for call in recent.calls()] == ["b", "c", "d"]
