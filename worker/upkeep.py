@@ -18,6 +18,7 @@ from worker.settings import Settings
 logger = structlog.get_logger("chatrelay.upkeep")
 
 _TIDIED_AFTER = 600.0  # seconds for which a consumer that holds nothing was silent
+_TIME_TO_RENEW = 3.0  # seconds: every writer tries again within two
 _RECLAIMED_AT_ONCE = 8  # entries of up to 4 MiB, in one reply
 _SOONEST_AGAIN = 0.05  # seconds between two looks that follow upon errors
 
@@ -98,8 +99,9 @@ class Upkeep:
     async def _reclaim_all(self) -> None:
         if await self._redis_was_away():
             # Nobody could renew. The living are given the time to do so, before they are taken for dead.
-            logger.warning("redis was away, leases are given time to be renewed", seconds=self._lease)
-            await asyncio.sleep(self._lease)
+            pause = min(self._lease, _TIME_TO_RENEW)
+            logger.warning("redis was away, leases are given time to be renewed", seconds=pause)
+            await asyncio.sleep(pause)
         for queue in self._queues:
             await self._reclaim(queue)
             for consumer in await self._queue.tidy(queue, _TIDIED_AFTER):
@@ -109,7 +111,8 @@ class Upkeep:
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         await self._renew()
-        return loop.time() - asked_at > self._lease / 3
+        # A lease has at least two thirds left when the outage begins, and a sweep's time may pass before one asks.
+        return loop.time() - asked_at > max(self._lease / 3, self._lease * 2 / 3 - self._sweep)
 
     async def _reclaim(self, queue: str) -> None:
         cursor = "0-0"
