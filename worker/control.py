@@ -76,6 +76,7 @@ class Control:
                 self._pause = _FIRST_PAUSE
                 self._cancellations.suspect()
                 self._on_hint("later")
+                self._on_hint("released")
             self._hear(message)
 
     def _hear(self, message: dict[str, Any]) -> None:

@@ -31,6 +31,9 @@ logger = structlog.get_logger("chatrelay.queue")
 LATER_HINT = pack({"type": "later"})
 RELEASED_HINT = pack({"type": "released"})
 
+_RELEASED_IDLE_MS = 1_000_000_000
+"""An entry that was released looks as if it had been silent for so long: longer than any lease."""
+
 _RENEWED_AT_ONCE = 200  # entries; Redis does nothing else meanwhile
 _PROMOTED_AT_ONCE = (100, 1024 * 1024)  # jobs, bytes
 
@@ -153,7 +156,8 @@ class Queue:
     async def release(self, entry: Entry) -> None:
         """Hand the entry back for any worker to reclaim at once."""
         names = [self._keys.jobs(entry.queue), self._keys.control(entry.queue)]
-        await self._part_with(entry, scripts.RELEASE.on(names, *self._who, NOBODY, RELEASED_HINT, entry.id))
+        what = (NOBODY, RELEASED_HINT, entry.id, _RELEASED_IDLE_MS)
+        await self._part_with(entry, scripts.RELEASE.on(names, *self._who, *what))
 
     async def defer(self, entry: Entry, due_ms: int) -> None:
         """Put the entry's job off until ``due_ms``, by Redis' clock."""
@@ -202,15 +206,18 @@ class Queue:
         lost = [Entry(queue, entry_id.decode(), b"") for queue, future in calls for entry_id in await future]
         return [entry for entry in lost if entry in self._holdings]
 
-    async def reclaim(self, queue: str, cursor: str, count: int) -> tuple[str, list[Entry]]:
+    async def reclaim(
+        self, queue: str, cursor: str, count: int, *, released_only: bool = False
+    ) -> tuple[str, list[Entry]]:
         """Take over up to ``count`` entries whose lease is over, looking on from ``cursor``; return the next one.
 
-        The cursor begins and ends with ``0-0``.
+        The cursor begins and ends with ``0-0``. ``released_only``: what dead workers hold stays.
 
         Raises:
             redis.exceptions.RedisError: the reply was lost. What it held is reclaimed by somebody when a lease is over.
         """
-        call = scripts.RECLAIM.on([self._keys.jobs(queue)], *self._who, self._lease_ms, cursor, count)
+        idle_ms = _RELEASED_IDLE_MS if released_only else self._lease_ms
+        call = scripts.RECLAIM.on([self._keys.jobs(queue)], *self._who, idle_ms, cursor, count)
         next_cursor, found = await self._writer.submit(call, remember=False, repeat=False)
         entries = [
             Entry(

@@ -87,14 +87,18 @@ class Upkeep:
         do not all look at the same moment.
         """
         while True:
-            await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
-            await _bear(self._reclaim_all())
+            hinted = await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
+            await _bear(self._reclaim_released() if hinted else self._reclaim_all())
 
     async def catch_up(self) -> None:
         """Reclaim, now that there is a free slot again; without this, jobs could wait for ever while all are busy."""
         self.is_behind = False
         for queue in self._queues:
             await _bear(self._reclaim(queue))
+
+    async def _reclaim_released(self) -> None:
+        for queue in self._queues:
+            await self._reclaim(queue, released_only=True)
 
     async def _reclaim_all(self) -> None:
         if await self._redis_was_away():
@@ -114,10 +118,11 @@ class Upkeep:
         # A lease has at least two thirds left when the outage begins, and a sweep's time may pass before one asks.
         return loop.time() - asked_at > max(self._lease / 3, self._lease * 2 / 3 - self._sweep)
 
-    async def _reclaim(self, queue: str) -> None:
+    async def _reclaim(self, queue: str, *, released_only: bool = False) -> None:
         cursor = "0-0"
         while (free := self._slots.free()) > 0:
-            cursor, entries = await self._queue.reclaim(queue, cursor, min(free, _RECLAIMED_AT_ONCE))
+            count = min(free, _RECLAIMED_AT_ONCE)
+            cursor, entries = await self._queue.reclaim(queue, cursor, count, released_only=released_only)
             for entry in entries:
                 logger.warning("reclaimed", queue=queue, entry=entry.id, deliveries=entry.deliveries)
                 self._slots.take(entry)
