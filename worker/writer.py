@@ -209,6 +209,7 @@ class Writer:
     async def _say_again(self) -> None:
         calls = self._recent.calls()
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
+        self._scripts.forget()
         for start in range(0, len(calls), MAX_CALLS):
             results = await self._scripts.run(calls[start : start + MAX_CALLS])
             for refused in filter(_is_passing, results):

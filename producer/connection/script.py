@@ -46,6 +46,14 @@ class ScriptRunner:
         self._redis = redis
         self._loaded: set[str] = set()
 
+    def forget(self) -> None:
+        """Load every script anew before its next use: the server is not the one that knew them.
+
+        Otherwise, where another client loads them just then, the calls of one pipeline that come first may be refused
+        and said again after those that come last.
+        """
+        self._loaded.clear()
+
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """Run all in one round trip and return each one's result, or the `RedisError` it ended with.
 
@@ -61,7 +69,7 @@ class ScriptRunner:
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:
             refused = [calls[index] for index in unknown]
-            self._loaded.clear()
+            self.forget()
             await self._load(refused)
             again = await self._pipeline(refused)
             for index, result in zip(unknown, again, strict=True):
