@@ -17,6 +17,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local status = record.status
+local same_entry = record.entry == ARGV[1]
 if status == 'done' or status == 'failed' or status == 'cancelled' then
   -- One that was cancelled while it waited has its long life only until its entry is met, which is now.
   for _, key in ipairs({KEYS[1], KEYS[2]}) do
@@ -24,14 +25,14 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
       redis.call('PEXPIRE', key, ARGV[12])
     end
   end
-  return {'ended', record.dead or ''}
+  -- Another entry of this job is settled: the letter is buried with the one that failed, or there would be two.
+  return {'ended', same_entry and record.dead or ''}
 end
 
 local function claimed(attempt, number)
   return {'claimed', attempt, number, mark or '', record.errors or '', tonumber(record.attempt or 0) > 0 and 1 or 0}
 end
 
-local same_entry = record.entry == ARGV[1]
 if status == 'running' and record.claim == ARGV[11] then -- this very claim, said again after its reply was lost
   return claimed(record.attempt, tonumber(record.number))
 end
