@@ -1,0 +1,66 @@
+"""A client for code that awaits Redis in a test which decides about every step: each command is answered at once."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from producer.connection import Call
+
+
+class AtOnce:
+    """The blocking client in an asyncio client's clothes: the event loop never waits, so nothing else comes between.
+
+    ``loses_reply``: the next command is carried out, and its reply gets lost.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.loses_reply = False
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._client, name)
+
+        async def command(*args: Any, **kwargs: Any) -> Any:
+            reply = method(*args, **kwargs)
+            if self.loses_reply:
+                self.loses_reply = False
+                raise RedisConnectionError("the reply was lost")
+            return reply
+
+        return command
+
+    def pipeline(self, *, transaction: bool) -> "_AtOncePipeline":
+        return _AtOncePipeline(self._client.pipeline(transaction=transaction))
+
+
+class _AtOncePipeline:
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    async def __aenter__(self) -> "_AtOncePipeline":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pipe.reset()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return getattr(self._pipe, name)
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        return self._pipe.execute(raise_on_error=raise_on_error)
+
+
+RunCall = Callable[[Call], Any]
+"""Carries a script out and returns its result."""
+
+
+class RunsAtOnce:
+    """Stands in for a `ScriptRunner`: one call after the other, each by the test's own hand."""
+
+    def __init__(self, run_call: RunCall) -> None:
+        self._run_call = run_call
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        return [self._run_call(call) for call in calls]
