@@ -26,6 +26,7 @@ from tests.support.puppets import PROVIDERS, QUEUE, Died
 from tests.support.servers import Server
 from tests.support.stage import JOB_IDS, Stage
 from tests.support.world import ENDED
+from worker import scripts as worker_scripts
 from worker.providers.errors import ProviderError, RateLimited, Refused, Unauthorized, Unreachable
 
 DAY_S = 86_400.0
@@ -52,6 +53,9 @@ FAILURES: list[ProviderError] = [
     Refused("no"),
     Unauthorized("no"),
 ]
+
+FOLLOWS = (worker_scripts.SETTLE, worker_scripts.DEFER, worker_scripts.BURY, worker_scripts.RELEASE)
+"""What follows for the entry once an attempt's end is written."""
 
 
 class QueueModel(Stage):
@@ -125,11 +129,13 @@ class QueueModel(Stage):
             note("    Died")
 
     @precondition(lambda self: 0 < len(self.world.entries) < 4)
-    @rule(number=pick)
-    def a_producer_adds_an_entry_twice(self, number):
+    @rule(number=pick, is_taken=st.booleans())
+    def a_producer_adds_an_entry_twice(self, number, is_taken):
         bodies = list(self.world.entries.values())
         self.client.xadd(self.keys.jobs(QUEUE), {"job": bodies[number % len(bodies)]})
         self.world = self.observer.look()
+        if is_taken and (takers := self.takers()):  # by one that sits on it for a while
+            self.have_taken(takers[number % len(takers)], 4, heard=True)
 
     # -- workers ------------------------------------------------------------------------------------------
 
@@ -190,6 +196,21 @@ class QueueModel(Stage):
             self.pull(worker.promote)
             self.go_on(worker)
 
+    @precondition(lambda self: self.any_has("asked"))
+    @rule(number=pick, who=pick, part=st.sampled_from([Unreachable("no"), Unauthorized("no"), None]))
+    def a_worker_freezes_between_an_end_and_what_follows(self, number, who, part):
+        worker = self.one_with(number, "asked")
+        self.pull(lambda: worker.asked[0].say(part))
+        for _ in range(4):
+            if not worker.waiting or worker.waiting[0].call.script in FOLLOWS:
+                break
+            self.send(worker, 1)
+        for entry in set(worker.holdings.of(QUEUE)) & self.world.held.keys():
+            self.end_lease(entry)
+        other = self.workers[who % len(self.workers)]
+        self.pull(other.reclaim)
+        self.go_on(other)
+
     @precondition(lambda self: self.takers())
     @rule(number=pick)
     def a_worker_takes_a_job_and_goes_on(self, number):
@@ -208,6 +229,15 @@ class QueueModel(Stage):
     def a_lease_ends(self, number):
         held = list(self.world.held)
         self.end_lease(held[number % len(held)])
+
+    @precondition(lambda self: self.world.held)
+    @rule(number=pick, who=pick)
+    def a_worker_freezes_and_another_one_takes_over(self, number, who):
+        held = list(self.world.held)
+        self.end_lease(held[number % len(held)])
+        worker = self.workers[who % len(self.workers)]
+        self.pull(worker.reclaim)
+        self.go_on(worker)
 
     @precondition(lambda self: any(hold.is_over for hold in self.world.held.values()))
     @rule(number=pick)
