@@ -157,7 +157,7 @@ def _promoted(said: Said) -> None:
     due = {body for body, score in said.before.later.items() if score <= said.after.now}
     assert said.after.later.keys() == said.before.later.keys() - due
     new = [body for entry, body in said.after.entries.items() if entry not in said.before.entries]
-    assert sorted(new) == sorted(due)
+    assert sorted(new) == sorted(due), "what was due did not go to the queue, once each"
 
 
 def _left_the_group(said: Said) -> None:
@@ -214,6 +214,8 @@ def _claimed(said: Said) -> None:
         "early": _came_too_early,
         "lost": _came_too_late,
     }
+    if said.job.status == "running" and said.job.record["claim"] == said.arg(11):
+        assert said.word == "claimed", "a claim that was said again is not recognised"
     answers[said.word](said)
 
 
