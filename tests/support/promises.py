@@ -243,8 +243,10 @@ def _may_claim(said: Said, life: Life) -> None:
         return
     entry, deliveries, turn = said.arg(1), int(said.arg(2)), int(said.arg(3))
     assert deliveries > life.handed_over.get(entry, 0), "somebody claimed it who lost the entry before"
-    if entry != life.entry:
-        assert said.job.status != "running", "an entry took a job over that runs in another one"
+    if entry != life.entry and said.job.status == "running":
+        is_gone = said.arg(14) == life.entry and life.entry not in said.before.entries
+        assert is_gone, "an entry took a job over that runs in another one"
+    elif entry != life.entry:
         assert turn >= life.turn, "an old entry of the job came before the one that stands for it"
     assert float(said.job.record.get("due", 0)) <= said.after.now, "it is not due yet"
 
@@ -332,7 +334,7 @@ def _withdrawn(said: Said) -> None:
         said.past.lives.pop(said.job_id, None)
 
 
-def _anything_of_a_provider(said: Said) -> None:
+def _nothing_of_a_job(said: Said) -> None:
     assert not said.before.differs_from(said.after)
 
 
@@ -344,13 +346,14 @@ _PROMISES: Mapping[Script, Callable[[Said], None]] = {
     worker_scripts.DEFER: _deferred,
     worker_scripts.FINISH: _finished,
     worker_scripts.LEAVE: _left_the_group,
-    worker_scripts.PARK: _anything_of_a_provider,
-    worker_scripts.PARKED: _anything_of_a_provider,
+    worker_scripts.PARK: _nothing_of_a_job,
+    worker_scripts.PARKED: _nothing_of_a_job,
     worker_scripts.PROMOTE: _promoted,
     worker_scripts.RECLAIM: _reclaimed,
     worker_scripts.RELEASE: _released,
     worker_scripts.RENEW: _renewed,
     worker_scripts.SETTLE: _settled,
+    worker_scripts.STANDS: _nothing_of_a_job,
     producer_scripts.ACCEPT: _accepted,
     producer_scripts.CANCEL: _cancelled,
     producer_scripts.CONFIRM: _confirmed,

@@ -46,7 +46,7 @@ class SteppedWriter:
     def __init__(self) -> None:
         self.waiting: list[Step] = []
 
-    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[Any]":
+    def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
         step = Step(call, asyncio.get_running_loop().create_future())
         self.waiting.append(step)
         return step.reply
@@ -99,7 +99,7 @@ class PuppetWorker:
         self.holdings = Holdings(f"{name}:x")
         self.reader = EntryReader(redis, keys, self.holdings, self.settings)
         self.queue = Queue(writer, keys, self.holdings, self.settings)
-        self.cancellations = Cancellations(redis, keys)
+        self.cancellations = Cancellations(redis, keys, self.settings)
         log, limits = EventLog(writer, keys), Limits(writer, keys, self.settings.lease)
         http: Any = None
         asker = Asker(log, self.cancellations, limits, http, name)
@@ -153,7 +153,7 @@ class PuppetWorker:
     @property
     def has_more_to_take(self) -> bool:
         """Whether it would find something, were there nothing new in the queue."""
-        return self.reader.has_parked or self.reader._in_doubt
+        return self.reader._in_doubt
 
     @property
     def is_stopping(self) -> bool:
@@ -209,6 +209,7 @@ class PuppetWorker:
         self._duties.add(self._drain)
 
     async def _hand_back(self) -> None:
+        await self.queue.renew()
         await asyncio.gather(*[self.queue.release(entry) for entry in await self.reader.rest()])
         while running := [job for job in self._jobs if not job.done()]:
             await asyncio.wait(running)

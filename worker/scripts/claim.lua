@@ -6,7 +6,7 @@
 --       14 entry that stands for the job by its record, and is known to be gone, '' if none
 -- Result: {'claimed', attempt, number, cancel mark or '', packed errors or '', 0 if this is surely the first attempt,
 --         first claim in ms} -
---         {'ended', packed dead letter or ''} - {'elsewhere', entry that stands for this job} -
+--         {'ended', packed dead letter or ''} - {'elsewhere', entry in which it runs, '' if it waits in another one} -
 --         {'early', due in ms} - {'lost'} (somebody reclaimed the entry since it was handed to this worker)
 -- All reads come first: where one of them fails, nothing has been written.
 local mark = redis.call('GET', KEYS[3])
@@ -46,9 +46,12 @@ if record.attempt ~= ARGV[13] then -- not this worker's own next attempt
   if same_entry and tonumber(ARGV[2]) <= tonumber(record.deliveries or 0) and not handed_out_again then
     return {'lost'}
   end
-  if not same_entry and record.entry ~= ARGV[14]
-    and (status == 'running' or tonumber(ARGV[3]) < tonumber(record.turn or 0)) then
-    return {'elsewhere', record.entry or ''}
+  if not same_entry and status == 'running' then
+    if record.entry ~= ARGV[14] then
+      return {'elsewhere', record.entry}
+    end
+  elseif not same_entry and tonumber(ARGV[3]) < tonumber(record.turn or 0) then
+    return {'elsewhere', ''}
   end
   if tonumber(record.due or 0) > now then
     return {'early', record.due}
