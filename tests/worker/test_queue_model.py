@@ -136,6 +136,7 @@ class QueueModel(Stage):
         self.world = self.observer.look()
         if is_taken and (takers := self.takers()):  # by one that sits on it for a while
             self.have_taken(takers[number % len(takers)], 4, heard=True)
+            takers[number % len(takers)].is_frozen = True
 
     # -- workers ------------------------------------------------------------------------------------------
 
@@ -145,23 +146,23 @@ class QueueModel(Stage):
         takers = self.takers()
         self.have_taken(takers[number % len(takers)], count, heard=heard)
 
-    @precondition(lambda self: self.any_has("waiting"))
+    @precondition(lambda self: self.any_has("can_speak"))
     @rule(number=pick, count=st.integers(1, 3))
     def a_worker_says_what_it_has_to(self, number, count):
-        self.send(self.one_with(number, "waiting"), count)
+        self.send(self.one_with(number, "can_speak"), count)
 
-    @precondition(lambda self: self.any_has("waiting"))
+    @precondition(lambda self: self.any_has("can_speak"))
     @rule(number=pick)
     def a_worker_goes_on_until_it_waits_for_others(self, number):
-        self.go_on(self.one_with(number, "waiting"))
+        self.go_on(self.one_with(number, "can_speak"))
 
     # Said more than once, because there is one way to go on and so many to go wrong.
     a_worker_goes_on = a_worker_goes_on_until_it_waits_for_others
 
-    @precondition(lambda self: self.any_has("waiting"))
+    @precondition(lambda self: self.any_has("can_speak"))
     @rule(number=pick, count=st.integers(1, 2))
     def a_worker_is_not_answered(self, number, count):
-        self.send(self.one_with(number, "waiting"), count, heard=False)
+        self.send(self.one_with(number, "can_speak"), count, heard=False)
 
     @precondition(lambda self: self.late)
     @rule(number=pick)
@@ -200,6 +201,7 @@ class QueueModel(Stage):
     @rule(number=pick, who=pick, part=st.sampled_from([Unreachable("no"), Unauthorized("no"), None]))
     def a_worker_freezes_between_an_end_and_what_follows(self, number, who, part):
         worker = self.one_with(number, "asked")
+        worker.is_frozen = True
         self.pull(lambda: worker.asked[0].say(part))
         for _ in range(4):
             if not worker.waiting or worker.waiting[0].call.script in FOLLOWS:
@@ -287,6 +289,13 @@ class QueueModel(Stage):
         worker = self.one_with(number, "asked")
         if not worker.is_stopping:
             self.pull(worker.stop)
+
+    @precondition(lambda self: self.any_has("is_frozen"))
+    @rule(number=pick)
+    def a_worker_thaws(self, number):
+        worker = self.one_with(number, "is_frozen")
+        worker.is_frozen = False
+        self.go_on(worker)
 
     @precondition(lambda self: self.any_has("is_holding"))
     @rule(number=pick)
