@@ -110,6 +110,7 @@ class PuppetWorker:
         self._jobs: set[asyncio.Task[Any]] = set()
         self._duties: set[asyncio.Task[Any]] = set()
         self._drain: asyncio.Task[Any] | None = None
+        self.is_frozen = False
 
     def _registry(self) -> Registry:
         asked = self._asked
@@ -138,6 +139,10 @@ class PuppetWorker:
     def waiting(self) -> list[Step]:
         """What it is about to say to Redis, in order."""
         return self._stepped.waiting
+
+    @property
+    def can_speak(self) -> bool:
+        return bool(self.waiting) and not self.is_frozen
 
     @property
     def asked(self) -> list[AskedCall]:

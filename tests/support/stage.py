@@ -148,7 +148,7 @@ class Stage(RuleBasedStateMachine):
         return [
             worker
             for worker in self.workers
-            if not worker.is_stopping and (is_fresh or worker.has_more_to_take)
+            if not (worker.is_stopping or worker.is_frozen) and (is_fresh or worker.has_more_to_take)
         ]
 
     def waits_for_a_time(self) -> bool:
@@ -180,7 +180,7 @@ class Stage(RuleBasedStateMachine):
 
     def go_on(self, worker: PuppetWorker) -> None:
         for _ in range(100):
-            if not worker.waiting or worker not in self.workers:
+            if not worker.can_speak or worker not in self.workers:
                 return
             self.send(worker, len(worker.waiting))
         raise AssertionError("a worker never has enough")
@@ -257,6 +257,7 @@ class Stage(RuleBasedStateMachine):
         for entry in self.world.held.keys() - renewed:
             self.end_lease(entry)
         for worker in list(self.workers):
+            worker.is_frozen = False
             if not worker.is_stopping:
                 self.pull(worker.reclaim)
                 self.pull(worker.promote)
