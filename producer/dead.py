@@ -274,7 +274,6 @@ class _Life:
     provider: str = ""
     model: str = ""
     deadline: int | str = ""
-    turn: int = 0
 
 
 def _new_life(dead: DeadJob, now_ms: int) -> _Life:
@@ -284,9 +283,7 @@ def _new_life(dead: DeadJob, now_ms: int) -> _Life:
         deadline = body.get("deadline")
         if isinstance(deadline, int) and deadline <= now_ms:
             del body["deadline"]
-        job = Job.decode(data)
-        # A turn further, so that no late worker claims the new life by an entry of the old one.
-        renewed = pack(body | {"created_at": now_ms, "turn": job.turn + 1})
+        renewed = pack(body | {"created_at": now_ms})
         job = Job.decode(renewed)
     except WireError:
         return _Life(Job.id_in(data), data, now_ms)
@@ -298,7 +295,6 @@ def _new_life(dead: DeadJob, now_ms: int) -> _Life:
         provider=first_provider(job),
         model=job.model or "",
         deadline="" if job.deadline is None else job.deadline,
-        turn=job.turn,
     )
 
 
@@ -313,5 +309,5 @@ def _revive(keys: Keys, life: _Life, dead: DeadJob, acceptance: str) -> Call:
     frame = queued_frame(dead.queue)
     what = (dead.queue, life.provider, life.model, life.created_at)
     return scripts.REVIVE.on(
-        names, frame, UNCONFIRMED_MS, *what, acceptance, *_numbers(dead.id), life.deadline, life.turn
+        names, frame, UNCONFIRMED_MS, *what, acceptance, *_numbers(dead.id), life.deadline
     )

@@ -3,7 +3,6 @@
 -- KEYS  1 log   2 record   3 cancel   4 events channel
 -- ARGV  1 frame of the queued event   2 TTL in ms   3 queue   4 provider   5 model   6 created_at in ms
 --       7 token of this acceptance   8 ms of its dead letter's id   9 number of that id   10 deadline in ms, '' for none
---       11 turn of the new life's job
 -- Result: 'accepted' (also when this very acceptance is said again) -
 --         'unconfirmed' (another caller began it and may have died before it was queued) -
 --         'known' (a life of the job is on its way, or one has ended since it was buried)
@@ -45,7 +44,7 @@ redis.call('XADD', KEYS[1], fence, 'f', '')
 redis.call('XDEL', KEYS[1], fence)
 redis.call('HSET', KEYS[2], 'status', 'queued', 'queue', ARGV[3], 'provider', ARGV[4], 'model', ARGV[5],
   'created_at', ARGV[6], 'attempt', below, 'number', '0', 'acceptance', ARGV[7],
-  'turn', ARGV[11], 'retried', ARGV[8] .. '-' .. ARGV[9])
+  'retried', ARGV[8] .. '-' .. ARGV[9])
 if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[2], 'deadline', ARGV[10])
 end

@@ -22,7 +22,6 @@ from producer.wire.keys import GROUP, Keys
 from tests.support.promises import Past, Said, check_call, name_of
 from tests.support.puppets import LEASE_MS, PROVIDERS, QUEUE, Died, PuppetLink, PuppetWorker, calm
 from tests.support.world import ENDED, Observer, World, check_world
-from worker import scripts as worker_scripts
 
 JOB_IDS = ("j1", "j2")
 WORKERS = 3
@@ -35,8 +34,6 @@ class Stage(RuleBasedStateMachine):
     runner: asyncio.Runner
     reached: dict[str, int]
     """How often which script had which result, over all runs."""
-    claims_too_late: bool
-    """Whether workers may also claim what they hold no more; see `is_stale`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,9 +96,6 @@ class Stage(RuleBasedStateMachine):
 
     def send(self, worker: PuppetWorker, count: int, *, heard: bool = True) -> None:
         batch = worker.waiting[:count]
-        if any(self.is_stale(step.call) for step in batch):
-            self.kill(worker)
-            return
         replies = [self.run_call(step.call) for step in batch]
         if not heard:
             self.late += [step.call for step in batch]
@@ -114,21 +108,6 @@ class Stage(RuleBasedStateMachine):
                     step.reply.set_result(reply)
 
         self.do(hear())
-
-    def is_stale(self, call: Call) -> bool:
-        """Whether a worker claims a job in an entry that it does not hold, and that the job's record does not name.
-
-        A hole that is known: a record remembers the handover of one entry only. Such a worker becomes the owner, and
-        cannot put the job off, because it holds nothing; and the entries that the job does have are settled, because
-        the job runs.
-        """
-        if self.claims_too_late or call.script is not worker_scripts.CLAIM:
-            return False
-        entry, deliveries, worker = (call.args[0], call.args[1], call.args[3])
-        job_id = call.keys[0].partition("{")[2].partition("}")[0]
-        held = self.world.held.get(str(entry))
-        is_held = held is not None and (held.consumer, held.deliveries) == (f"{worker}:x", deliveries)
-        return not is_held and self.world.jobs[job_id].record.get("entry") != entry
 
     def link(self, **faults: int | None) -> PuppetLink:
         return PuppetLink(self.client, self.run_call, **faults)
@@ -186,8 +165,7 @@ class Stage(RuleBasedStateMachine):
         raise AssertionError("a worker never has enough")
 
     def hear_late(self, call: Call) -> None:
-        if not self.is_stale(call):
-            self.run_call(call)
+        self.run_call(call)
 
     def tell(self, number: int, part: str | Exception | None) -> None:
         calls = [call for worker in self.workers for call in worker.asked]

@@ -32,10 +32,6 @@ def other(writer: Writer, keys: Keys, server: Server, reader: EntryReader) -> Qu
     return Queue(writer, keys, Holdings("w2:x"), settings)
 
 
-@pytest.mark.xfail(
-    reason="a record knows only the handovers of the entry that it names: to be decided",
-    raises=AssertionError,
-)
 async def test_a_frozen_worker_does_not_take_the_new_life_of_a_job_from_its_entry(
     queue: Queue,
     other: Queue,
