@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 from producer import Producer
 from producer.connection import Url, connect
 from producer.wire.keys import Keys
+from tests.support.report import SECTIONS
 from tests.support.servers import Server, fakeredis_server, system_redis, valkey_server
 from worker.providers.registry import Registry
 from worker.providers_file import load_registry
@@ -64,9 +66,29 @@ def _count_servers(request: pytest.FixtureRequest) -> None:
         _used[request.getfixturevalue("server").described] += 1
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes hands over what it has to tell."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["used"], output["sections"] = dict(_used), dict(SECTIONS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    for described, tests in output.get("used", {}).items():
+        _used[described] = _used.get(described, 0) + tests
+    for section, lines in output.get("sections", {}).items():
+        SECTIONS[section] += lines
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for section, lines in SECTIONS.items():
+        terminalreporter.section(section)
+        for line in lines:
+            terminalreporter.write_line(line)
     terminalreporter.section("servers")
-    for described, tests in _used.items():
+    for described, tests in sorted(_used.items()):
         terminalreporter.write_line(f"{described}: {tests} tests")
     if "redis" not in _available():
         terminalreporter.write_line(
@@ -113,6 +135,7 @@ async def start_worker(server: Server, prefix: str) -> AsyncIterator[StartWorker
                 "name": "w1",
                 "grace": 5.0,
                 "poll": 0.02,
+                "backoff": 0.01,
                 **settings,
             }
             worker = Worker(Settings(**values), registry or load_registry(None, {}))

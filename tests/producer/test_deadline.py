@@ -1,6 +1,7 @@
 """A deadline ends a job that no worker has: whoever reads it is told in time, and exactly once."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -127,11 +128,28 @@ async def test_a_running_job_is_left_to_its_worker(producer: Producer, start_wor
     await start_worker(gated_registry(gate))
     job = await producer.enqueue("x", provider="gated", deadline=3600)
     await gate.first_chunk_out.wait()
-    await producer._link.ask(lambda redis: redis.hset(producer._keys.record(job.id), "deadline", "1"))
+    now_ms = time.time_ns() // 1_000_000
+    await producer._link.ask(lambda redis: redis.hset(producer._keys.record(job.id), "deadline", now_ms))
     assert not await expire_job(producer._link, producer._keys, job.id)
     reading = asyncio.create_task(read_all(producer, job.id))
     gate.open.set()
     assert (await reading)[-1].type == "done"
+
+
+async def test_a_running_job_whose_worker_is_gone_is_ended(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    """A worker that lives would have ended it ten seconds ago."""
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated", deadline=3600)
+    await gate.first_chunk_out.wait()
+    long_ago = time.time_ns() // 1_000_000 - 10_001
+    await producer._link.ask(lambda redis: redis.hset(producer._keys.record(job.id), "deadline", long_ago))
+    assert await expire_job(producer._link, producer._keys, job.id)
+    end = (await read_all(producer, job.id))[-1]
+    assert isinstance(end, Failed)
+    assert (end.code, end.attempts) == ("deadline_exceeded", 1)
 
 
 async def test_what_is_not_due_or_has_ended_or_is_unknown_is_left_alone(
