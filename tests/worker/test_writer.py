@@ -44,6 +44,9 @@ class Peer:
         self.pipelines: asyncio.Queue[list[str]] = asyncio.Queue()
         self.replies: asyncio.Queue[Any] = asyncio.Queue()
 
+    def forget(self) -> None:
+        """It knows no scripts."""
+
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         names = [call.keys[0] for call in calls]
         self.pipelines.put_nowait(names)
