@@ -86,9 +86,15 @@ class Upkeep:
         The timer is its own, so that it does not matter whether new jobs come; and it jitters, so that the workers
         do not all look at the same moment.
         """
+        loop = asyncio.get_running_loop()
+        next_sweep = loop.time() + self._sweep * random.uniform(0.75, 1.0)
         while True:
-            hinted = await _wait(self._released, self._sweep * random.uniform(0.75, 1.0))
-            await _bear(self._reclaim_released() if hinted else self._reclaim_all())
+            hinted = await _wait(self._released, max(0.0, next_sweep - loop.time()))
+            if hinted and loop.time() < next_sweep:
+                await _bear(self._reclaim_released())
+            else:
+                await _bear(self._reclaim_all())
+                next_sweep = loop.time() + self._sweep * random.uniform(0.75, 1.0)
 
     async def catch_up(self) -> None:
         """Reclaim, now that there is a free slot again; without this, jobs could wait for ever while all are busy."""

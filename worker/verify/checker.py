@@ -108,7 +108,8 @@ def _numbers(job: JobFacts, log: Sequence[Event]) -> Iterator[str]:
     least = 1
     for event in log:
         if isinstance(event, Started):
-            if event.number < least:
+            # A server that forgot a claim may hand the job to another worker, who does not count it again.
+            if event.number < least - (job.kept is Kept.MOST):
                 yield f"attempt {event.id} has number {event.number}, and {least - 1} counted before it"
             if job.highest_number is not None and event.number > job.highest_number:
                 yield f"attempt {event.id} has number {event.number}: something counted that must not"
