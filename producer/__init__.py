@@ -8,7 +8,7 @@
 from producer.answer import Result, TextStream
 from producer.cancellation import Cancellation
 from producer.client import Producer
-from producer.dead import DeadFilter, DeadJob, DeadJobs, Retry
+from producer.dead import DeadFilter, DeadJob, DeadJobs
 from producer.errors import (
     AnswerRestarted,
     ChatRelayError,
@@ -24,6 +24,7 @@ from producer.errors import (
     Unavailable,
 )
 from producer.intake import JobFields
+from producer.revival import Retry
 from producer.status import QueueInfo, Status
 from producer.subscription import Subscription
 from producer.wire.dead import AttemptError, DeadLetter

@@ -13,8 +13,9 @@ from producer.answer import Result
 from producer.blocking_readers import DeadJobs, Session, Subscription, TextStream
 from producer.cancellation import Cancellation
 from producer.client import Producer as AsyncProducer
-from producer.dead import DeadFilter, DeadJob, Retry
+from producer.dead import DeadFilter, DeadJob
 from producer.intake import JobFields, Messages
+from producer.revival import Retry
 from producer.status import QueueInfo, Status
 from producer.wire.job import Job
 

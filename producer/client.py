@@ -10,11 +10,12 @@ from producer.answer import Answer, Result, TextStream
 from producer.cancellation import Cancellation, cancel_job, follow_to_end
 from producer.connection import Url
 from producer.connection.embedded import EmbeddedServer, NoEmbeddedServer, start_or_join
-from producer.dead import DeadFilter, DeadJob, DeadJobs, Retry, dead_jobs, drop_dead, find_dead, retry_dead
+from producer.dead import DeadFilter, DeadJob, DeadJobs, dead_jobs, drop_dead, find_dead
 from producer.errors import InvalidCursor, InvalidSetting, JobNotFound, ResultTimeout, Unavailable
 from producer.intake import JobFields, Messages, new_job
 from producer.link import Link
 from producer.listener import Listener
+from producer.revival import Retry, retry_dead
 from producer.status import QueueInfo, Status, read_queues, read_record, status_of
 from producer.submission import submit
 from producer.subscription import Subscription

@@ -1,8 +1,4 @@
-"""Dead letters, for operators: look at them, give their jobs a new life, drop them.
-
-A retry, like an enqueue, is two steps in two slots: the new life is accepted, then the letter becomes an entry of
-the queue. Whoever dies in between has lost nothing: the letter stands where it was, and retrying it again goes on.
-"""
+"""Dead letters, for operators: list them, find them, drop them. `revival` gives their jobs a new life."""
 
 import heapq
 import re
@@ -10,28 +6,14 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Any, Self, TypedDict
 
 from redis.asyncio import Redis
 
-from producer import scripts
-from producer.connection import Call
 from producer.link import Link
 from producer.status import instant, queues_of, server_ms
-from producer.submission import (
-    confirm,
-    first_provider,
-    new_acceptance,
-    queued_frame,
-    unfinished_ms,
-    withdraw,
-)
-from producer.wire.codec import WireError, pack, unpack_map
 from producer.wire.dead import DeadLetter
-from producer.wire.job import MAX_JOB_BYTES, Job
 from producer.wire.keys import Keys
-from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 
 PAGE = 32
 """Letters read in one round trip; each holds a job, which may be large."""
@@ -59,20 +41,15 @@ class DeadJob:
     letter: DeadLetter
 
     @property
+    def numbers(self) -> tuple[int, int]:
+        """The id as numbers, in the order in which letters were buried."""
+        ms, _, number = self.id.partition("-")
+        return int(ms), int(number)
+
+    @property
     def job_id(self) -> str:
         """The job's id; empty if none could be read."""
         return self.letter.job_id
-
-
-class Retry(Enum):
-    """What a retry of a dead letter came to."""
-
-    RETRIED = "retried"
-    """The job is in its queue again."""
-    KNOWN = "known"
-    """A life of the job is on its way, or one has ended since: the letter is left where it is."""
-    GONE = "gone"
-    """The letter stands there no more: somebody else has retried or dropped it."""
 
 
 class DeadJobs:
@@ -124,7 +101,7 @@ async def dead_jobs(
         while (limit is None or len(found) < limit) and (page := await walk.read()):
             found += page
         per_queue.append(found)
-    return list(heapq.merge(*per_queue, key=lambda dead: _numbers(dead.id)))[:limit]
+    return list(heapq.merge(*per_queue, key=lambda dead: dead.numbers))[:limit]
 
 
 async def find_dead(link: Link, keys: Keys, queue: str | None, ids: Collection[str]) -> list[DeadJob]:
@@ -139,32 +116,6 @@ async def find_dead(link: Link, keys: Keys, queue: str | None, ids: Collection[s
     if job_ids:  # only a walk tells where a job's letter stands
         found += [dead async for dead in DeadJobs(link, keys, queue, {}) if dead.job_id in job_ids]
     return found
-
-
-async def retry_dead(link: Link, keys: Keys, dead: DeadJob) -> Retry:
-    """Begin a new life of the job under the same id, as if it were enqueued now.
-
-    A deadline that has passed is dropped. Bytes that are no job go back as they are.
-
-    Raises:
-        Unavailable: Redis cannot be reached.
-    """
-    life = _new_life(dead, await link.ask(server_ms))
-    acceptance = new_acceptance()
-    if life.job_id is not None:
-        (accepted,) = await link.run(_revive(keys, life, dead, acceptance))
-        if accepted == b"known":
-            return Retry.KNOWN
-    names = [keys.dead(dead.queue), keys.jobs(dead.queue)]
-    (entry,) = await link.run_telling(lambda again: [scripts.RETRY.on(names, dead.id, life.body, int(again))])
-    if life.job_id is None:
-        return Retry.RETRIED if entry else Retry.GONE
-    if not entry:
-        await withdraw(link, keys, life.job_id, acceptance)
-        return Retry.GONE
-    # Its keys may be gone, after a minute in which Redis was away: the claim begins them anew.
-    await confirm(link, keys, life.job_id, life.ttl_ms)
-    return Retry.RETRIED
 
 
 async def drop_dead(link: Link, keys: Keys, dead: DeadJob) -> bool:
@@ -241,7 +192,9 @@ async def _look_up(link: Link, keys: Keys, queue: str, ids: Collection[str]) -> 
 
 def _dead_job(queue: str, entry_id: bytes, fields: dict[bytes, bytes]) -> DeadJob:
     id_ = entry_id.decode()
-    buried_at = instant(_numbers(id_)[0]) or datetime.max.replace(tzinfo=UTC)  # an id that is no instant
+    buried_at = instant(int(id_.partition("-")[0])) or datetime.max.replace(
+        tzinfo=UTC
+    )  # an id that is no instant
     return DeadJob(id_, queue, buried_at, DeadLetter.from_fields(fields))
 
 
@@ -253,61 +206,3 @@ def _is_wanted(dead: DeadJob, wanted: DeadFilter) -> bool:
 def _ms(span: float | timedelta | None) -> int:
     seconds = span.total_seconds() if isinstance(span, timedelta) else span or 0
     return int(seconds * 1000)
-
-
-def _numbers(stream_id: str) -> tuple[int, int]:
-    ms, _, number = stream_id.partition("-")
-    return int(ms), int(number)
-
-
-# -- a new life ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Life:
-    """What the new life's record says, and the bytes that go to the queue."""
-
-    job_id: str | None
-    body: bytes
-    created_at: int
-    ttl_ms: int = UNFINISHED_MS
-    provider: str = ""
-    model: str = ""
-    deadline: int | str = ""
-
-
-def _new_life(dead: DeadJob, now_ms: int) -> _Life:
-    data = dead.letter.job
-    try:
-        body = unpack_map(data, max_bytes=MAX_JOB_BYTES)  # with the keys that this release does not know
-        deadline = body.get("deadline")
-        if isinstance(deadline, int) and deadline <= now_ms:
-            del body["deadline"]
-        renewed = pack(body | {"created_at": now_ms})
-        job = Job.decode(renewed)
-    except WireError:
-        return _Life(Job.id_in(data), data, now_ms)
-    return _Life(
-        job_id=job.id,
-        body=renewed,
-        created_at=now_ms,
-        ttl_ms=unfinished_ms(job),
-        provider=first_provider(job),
-        model=job.model or "",
-        deadline="" if job.deadline is None else job.deadline,
-    )
-
-
-def _revive(keys: Keys, life: _Life, dead: DeadJob, acceptance: str) -> Call:
-    assert life.job_id is not None, "without an id there is no record"
-    names = [
-        keys.log(life.job_id),
-        keys.record(life.job_id),
-        keys.cancel(life.job_id),
-        keys.events(life.job_id),
-    ]
-    frame = queued_frame(dead.queue)
-    what = (dead.queue, life.provider, life.model, life.created_at)
-    return scripts.REVIVE.on(
-        names, frame, UNCONFIRMED_MS, *what, acceptance, *_numbers(dead.id), life.deadline
-    )

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from producer.client import Producer
 from producer.command import FAILED, JsonOption, PrefixOption, RedisOption, run
-from producer.dead import DeadFilter, DeadJob, Retry
+from producer.dead import DeadFilter, DeadJob
+from producer.revival import Retry
 from producer.status import instant
 from producer.wire.codec import WireError, unpack_map
 from producer.wire.job import MAX_JOB_BYTES

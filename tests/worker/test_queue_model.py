@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from producer.cancellation import Cancellation, cancel_job
-from producer.dead import dead_jobs, retry_dead
+from producer.dead import dead_jobs
 from producer.errors import JobNotFound
 from producer.expiry import expire_job
+from producer.revival import retry_dead
 from tests.support.puppets import PROVIDERS, QUEUE, Died
 from tests.support.servers import Server
 from tests.support.stage import JOB_IDS, Stage
