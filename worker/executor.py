@@ -1,20 +1,19 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 from redis.exceptions import RedisError
 
 from producer.wire.codec import WireError
-from producer.wire.dead import AttemptError, DeadLetter, pack_errors
+from producer.wire.dead import DeadLetter, pack_errors
 from producer.wire.job import Job
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker.asking import Asker, Question
-from worker.event_log import Attempt, End, EventLog, LeaseLost
+from worker.event_log import End, EventLog, LeaseLost
 from worker.holdings import Entry
 from worker.outcome import (
     Answered,
@@ -25,7 +24,6 @@ from worker.outcome import (
     Outcome,
     PutOff,
     TooEarly,
-    Unburied,
     Undecodable,
     Verb,
     ending_of,
@@ -35,39 +33,12 @@ from worker.outcome import (
 from worker.parking import Parking
 from worker.providers.registry import NoProvider, Provider, Registry
 from worker.queue import Claim, Claimed, Queue
-from worker.retry import Backoff, Situation, decide, most_hopeful, too_late
+from worker.retry import Backoff, Situation, decide, most_hopeful, spread, too_late
+from worker.run import Run, letter_of
 from worker.settings import Settings
-from worker.standing import Standing, StandingReader
+from worker.standing import StandingReader
 
 logger = structlog.get_logger("chatrelay.executor")
-
-_SPREAD, _MAX_SPREAD_MS = 0.2, 10_000  # of the time for which a provider is left alone
-_MAX_KEPT_CHARS = 500  # of an error's message, in the job's history
-
-
-@dataclass(slots=True)
-class _Run:
-    """What is known of a job while it runs here: its present attempt, and how it went so far."""
-
-    entry: Entry
-    job: Job
-    claimed: Claimed
-    errors: tuple[AttemptError, ...] = ()
-    standing: Standing = field(default_factory=Standing)
-    finished: bool = False
-
-    def __post_init__(self) -> None:
-        self.errors = self.claimed.errors
-
-    @property
-    def attempt(self) -> Attempt:
-        return self.claimed.attempt
-
-    def note(self, failure: Failure, provider: str) -> None:
-        """Add to the job's history."""
-        message = fit(failure.message, _MAX_KEPT_CHARS)
-        what = (self.attempt.now_ms(), self.attempt.number, provider, failure.code, message)
-        self.errors = (*self.errors, AttemptError(*what))
 
 
 class Executor:
@@ -116,17 +87,16 @@ class Executor:
         claimed, parked = await asyncio.gather(self._queue.claim(entry, claim), self._parking.look(names))
         if not isinstance(claimed, Claimed):
             return await self._conclude(entry, claimed)
-        run = _Run(entry, job, claimed)
+        run = Run(entry, job, claimed)
         try:
             outcome = await self._outcome(run, providers, parked)
-        except (
-            RedisError
-        ) as error:  # of this job's own keys, or a provider's: the end may be written all the same
+        except RedisError as error:
+            # It may be about a provider's keys, or one of the job's: its end may be written all the same.
             outcome = Failure("redis_refused", f"redis refused: {error}", Follow.BURY)
         return await self._conclude(entry, outcome, run)
 
     async def _outcome(
-        self, run: _Run, providers: Sequence[Provider] | Failure, parked: dict[str, int]
+        self, run: Run, providers: Sequence[Provider] | Failure, parked: dict[str, int]
     ) -> Outcome:
         if run.claimed.cancel_reason is not None:
             return CancelAsked(run.claimed.cancel_reason)
@@ -148,7 +118,7 @@ class Executor:
         if not isinstance(claimed, Claimed):
             return await self._conclude(entry, claimed if isinstance(claimed, Lost) else outcome)
         no_job = Job.model_construct(id=job_id)
-        return await self._conclude(entry, outcome, _Run(entry, no_job, claimed))
+        return await self._conclude(entry, outcome, Run(entry, no_job, claimed))
 
     async def _give_up(self, entry: Entry, error: RedisError) -> Outcome:
         """Bury what Redis refuses to work on, such as a job under whose key something else stands."""
@@ -176,7 +146,7 @@ class Executor:
         asked = ("", "") if provider is None else (provider.name, provider.model_for(job))
         return Claim(job.id, job.created_at, job.turn, *asked)
 
-    async def _why_not(self, run: _Run) -> Failure | None:
+    async def _why_not(self, run: Run) -> Failure | None:
         """Return why no provider is to be asked (any more)."""
         job, attempt = run.job, run.attempt
         if job.deadline is not None and job.deadline <= attempt.now_ms():
@@ -196,7 +166,7 @@ class Executor:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    async def _try_along(self, run: _Run, providers: Sequence[Provider], parked: dict[str, int]) -> Outcome:
+    async def _try_along(self, run: Run, providers: Sequence[Provider], parked: dict[str, int]) -> Outcome:
         """Ask one provider after the other until one answers, or has given a part of its answer to readers.
 
         The whole way along the list counts as one attempt.
@@ -223,7 +193,7 @@ class Executor:
                 break
         return self._after(run, failures, parked)
 
-    async def _begin_again(self, run: _Run, provider: Provider) -> Outcome | None:
+    async def _begin_again(self, run: Run, provider: Provider) -> Outcome | None:
         """End the attempt, uncounted, and begin the next one in its place; or return why not."""
         ended = await self._finish(run, PutOff(run.attempt.now_ms(), "retry", counts=False))
         if not isinstance(ended, PutOff):
@@ -235,7 +205,7 @@ class Executor:
         run.claimed, run.finished = claimed, False
         return None if claimed.cancel_reason is None else CancelAsked(claimed.cancel_reason)
 
-    def _after(self, run: _Run, failures: Sequence[Failure], parked: dict[str, int]) -> Outcome:
+    def _after(self, run: Run, failures: Sequence[Failure], parked: dict[str, int]) -> Outcome:
         job, attempt = run.job, run.attempt
         situation = Situation(
             number=attempt.number,
@@ -252,21 +222,21 @@ class Executor:
             failures = [Failure("rate_limited", text, Follow.WAIT), *failures]
         failure = most_hopeful(failures)
         if failure.follow is Follow.WAIT:
-            until = _spread(max(situation.now, min(parked.values())), situation.now)
+            until = spread(max(situation.now, min(parked.values())), situation.now)
             return decide(failure, situation, until)
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
-    async def _conclude(self, entry: Entry, outcome: Outcome, run: _Run | None = None) -> Outcome:
+    async def _conclude(self, entry: Entry, outcome: Outcome, run: Run | None = None) -> Outcome:
         if run is not None and not run.finished and ending_of(outcome).status is not None:
             outcome = await self._finish(run, outcome)
         await self._do(entry, outcome, run)
         _tell(entry, outcome, run)
         return outcome
 
-    async def _finish(self, run: _Run, outcome: Outcome) -> Outcome:
+    async def _finish(self, run: Run, outcome: Outcome) -> Outcome:
         """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
         event_id = run.attempt.next_id()  # one id, whatever the end turns out to be
         run.finished = True
@@ -283,10 +253,10 @@ class Executor:
             return Lost()
         return outcome
 
-    async def _write_end(self, run: _Run, event_id: str, outcome: Outcome) -> str | None:
+    async def _write_end(self, run: Run, event_id: str, outcome: Outcome) -> str | None:
         ending, attempt = ending_of(outcome), run.attempt
         assert ending.status is not None, "only outcomes that write an event come here"
-        attempts = _attempts(run)
+        attempts = run.attempts
         event = event_of(outcome, event_id, attempts=attempts, now_ms=attempt.now_ms())
         buried = ending.verb is Verb.BURY
         end = End(
@@ -296,11 +266,11 @@ class Executor:
             counts=ending.counts,
             due_ms=outcome.until_ms if isinstance(outcome, PutOff) else None,
             errors=b"" if event.terminal or not run.errors else pack_errors(run.errors),
-            dead=_letter(run.entry, outcome, run).summary() if buried else b"",
+            dead=letter_of(run.entry, outcome, run).summary() if buried else b"",
         )
         return await self._log.finish(attempt, end)
 
-    async def _do(self, entry: Entry, outcome: Outcome, run: _Run | None) -> None:
+    async def _do(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
         match ending_of(outcome).verb, outcome:
             case Verb.SETTLE, _:
                 await self._queue.settle(entry)
@@ -309,37 +279,12 @@ class Executor:
             case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
                 await self._queue.defer(entry, due_ms)
             case Verb.BURY, _:
-                await self._queue.bury(entry, _letter(entry, outcome, run))
+                await self._queue.bury(entry, letter_of(entry, outcome, run))
             case _:
                 self._queue.forget(entry)
 
 
-def _spread(until_ms: int, now_ms: int) -> int:
-    """Return an instant a little later, another one for each job, so that they do not all come back at once."""
-    return until_ms + round(random.uniform(0.0, min(_MAX_SPREAD_MS, _SPREAD * (until_ms - now_ms))))
-
-
-def _attempts(run: _Run) -> int:
-    """Return how many attempts counted. One that only found that there are none left does not."""
-    return min(run.attempt.number, getattr(run.job, "max_attempts", run.attempt.number))
-
-
-def _letter(entry: Entry, outcome: Outcome, run: _Run | None) -> DeadLetter:
-    if isinstance(outcome, Unburied):
-        return DeadLetter.from_summary(outcome.letter, entry.body)
-    code, reason = (
-        (outcome.code, outcome.message)
-        if isinstance(outcome, Failure)
-        else ("invalid_job", outcome.reason if isinstance(outcome, Undecodable) else "")
-    )
-    if run is None:
-        return DeadLetter(entry.body, Job.id_in(entry.body) or "", code, fit(reason))
-    provider = run.errors[-1].provider if run.errors else ""
-    history = (_attempts(run), provider, run.errors)
-    return DeadLetter(entry.body, run.job.id, code, fit(reason), *history)
-
-
-def _tell(entry: Entry, outcome: Outcome, run: _Run | None) -> None:
+def _tell(entry: Entry, outcome: Outcome, run: Run | None) -> None:
     where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
     match outcome:
         case Failure(code, message, follow):

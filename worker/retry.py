@@ -35,6 +35,8 @@ FOLLOWS: Mapping[type[ProviderError], Follow] = {
 }
 """The nearest class counts. What a class that is not ours raises besides these is retried as well."""
 
+_SPREAD, _MAX_SPREAD_MS = 0.2, 10_000  # of the time for which a provider is left alone
+
 # Of several providers that failed, the one that gives the most hope decides.
 _HOPE = (Follow.RETRY, Follow.WAIT, Follow.BURY, Follow.FAIL)
 
@@ -99,6 +101,11 @@ def decide(failure: Failure, situation: Situation, until: int) -> Failure | PutO
     if situation.deadline is not None and until >= situation.deadline:
         return too_late(f"{failure.message}; another attempt would come too late", situation.deadline)
     return PutOff(until, "rate_limited" if waits else "retry", counts=not waits, failure=failure)
+
+
+def spread(until_ms: int, now_ms: int) -> int:
+    """Return an instant a little later, another one for each job, so that they do not all come back at once."""
+    return until_ms + round(random.uniform(0.0, min(_MAX_SPREAD_MS, _SPREAD * (until_ms - now_ms))))
 
 
 def too_late(what: str, deadline: int) -> Failure:
