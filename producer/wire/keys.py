@@ -80,12 +80,3 @@ class Keys:
     def slots(self, provider: str) -> str:
         """Sorted set of the calls of a provider that run in all workers; the score is when each one's lease ends."""
         return f"{self.prefix}:{{provider:{provider}}}:slots"
-
-    def jobs_pattern(self) -> str:
-        """A SCAN pattern that matches the jobs stream of every queue."""
-        escaped = re.sub(r"([\\*?\[\]])", r"\\\1", self.prefix)
-        return f"{escaped}:{{*}}:jobs"
-
-    def queue_of(self, jobs_key: str) -> str:
-        """The queue whose jobs stream is called ``jobs_key``."""
-        return jobs_key[len(self.prefix) + 2 : -len("}:jobs")]

@@ -1,7 +1,5 @@
 """The names of all keys."""
 
-from fnmatch import fnmatchcase
-
 import pytest
 from hypothesis import given
 from redis.crc import key_slot
@@ -42,14 +40,6 @@ def test_no_two_things_share_a_key(prefix: str, other_prefix: str, name: str, ot
     assert len(set(keys)) == len(keys)
 
 
-@given(names, names)
-def test_a_queue_is_found_by_its_stream(prefix: str, queue: str) -> None:
-    keys = Keys(prefix)
-    assert keys.queue_of(keys.jobs(queue)) == queue
-    assert fnmatchcase(keys.jobs(queue), keys.jobs_pattern())
-    assert not any(fnmatchcase(key, keys.jobs_pattern()) for key in of_job(keys, queue))
-
-
 @given(names)
 def test_names_are_names(name: str) -> None:
     assert is_name(name)
@@ -64,7 +54,7 @@ def test_the_prefix_is_chat_unless_another_one_is_given() -> None:
     assert Keys().jobs("default") == "chat:{default}:jobs"
 
 
-@pytest.mark.parametrize("method", sorted(set(vars(Keys)) - {"jobs_pattern", "queue_of"}))
+@pytest.mark.parametrize("method", sorted(set(vars(Keys))))
 def test_every_key_has_a_vector(method: str) -> None:
     if method.startswith("_") or method == "prefix":
         return
