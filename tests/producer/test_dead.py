@@ -19,7 +19,9 @@ from producer import (
     Retry,
     Unavailable,
 )
-from producer.dead import PAGE, _new_life, _revive, drop_dead, retry_dead
+from producer.dead import PAGE, drop_dead
+from producer.revival import _new_life, _revive, retry_dead
+from producer.status import server_ms
 from producer.wire.codec import pack, unpack_map
 from producer.wire.job import MAX_JOB_BYTES, Job
 from producer.wire.keys import Keys
@@ -97,7 +99,9 @@ async def test_what_is_buried_while_one_looks_is_not_looked_at(
     seen = []
     async for dead in producer.each_dead():
         seen.append(dead.job_id)
-        await asyncio.sleep(0.002)  # so that the letter's id is of a later millisecond
+        begun = await server_ms(redis)
+        while await server_ms(redis) == begun:
+            pass  # the next letter's id is to be of a later millisecond
         for _ in range(PAGE):
             await undertaker.bury(job_id="again")
     assert seen == ["first"]

@@ -22,7 +22,7 @@ from producer import (
     subscription,
 )
 from producer.expiry import expire_job
-from producer.status import read_record
+from producer.status import read_record, server_ms
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from tests.conftest import StartWorker
@@ -44,11 +44,6 @@ async def producer(server: Server, prefix: str) -> AsyncIterator[Producer]:
 async def read_all(producer: Producer, job_id: str) -> list[Event]:
     async with asyncio.timeout(30):
         return [event async for event in producer.subscribe(job_id)]
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def test_a_job_that_no_worker_takes_fails_when_its_deadline_passes(

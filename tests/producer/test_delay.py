@@ -7,17 +7,13 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Cancellation, Producer, QueueFull
+from producer.status import server_ms
 from producer.wire.codec import unpack_map
 from producer.wire.job import Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from tests.support.servers import Server
 from tests.wire.vectors import one
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def later(redis: Redis, keys: Keys, queue: str = "default") -> list[tuple[Job, float]]:

@@ -1,7 +1,8 @@
 """The worker's parts, one by one, over a real client."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -10,11 +11,14 @@ from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.support.rival import Rival
 from tests.support.servers import Server
+from worker.cancellations import Cancellations
 from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
 from worker.holdings import Holdings
+from worker.limits import Limits
 from worker.queue import Queue
 from worker.settings import Settings
+from worker.upkeep import Upkeep
 from worker.writer import Writer
 
 
@@ -60,3 +64,18 @@ def queue(writer: Writer, keys: Keys, reader: EntryReader, holdings: Holdings, s
 def rival(redis: Redis, writer: Writer, keys: Keys, settings: Settings) -> Rival:
     """Another worker, step by step."""
     return Rival(redis, writer, keys, settings.model_copy(update={"name": "rival", "lease": 0.001}))
+
+
+MakeUpkeep = Callable[..., Upkeep]
+
+
+@pytest.fixture
+def upkeep_of(queue: Queue, redis: Redis, keys: Keys, writer: Writer, settings: Settings) -> MakeUpkeep:
+    """Make an upkeep for a worker with these slots, and with ``changes`` of its settings."""
+
+    def make(slots: Any, queue: Queue = queue, **changes: object) -> Upkeep:
+        changed = settings.model_copy(update=changes)
+        limits = Limits(writer, keys, changed.lease)
+        return Upkeep(queue, Cancellations(redis, keys, changed), limits, changed, slots)
+
+    return make

@@ -26,8 +26,8 @@ async def until_it_waits(producer: Producer, job_id: str) -> Waiting:
 async def test_a_job_that_waits_for_its_retry_ends_at_once_and_its_entry_is_settled_when_it_is_due(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
-    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
+    monkeypatch.setattr("worker.retry._SPREAD", 0.0)
+    monkeypatch.setattr("worker.retry._SPREAD", 0.0)
     provider = Scripted("a", [RateLimited("429", retry_after=0.4)], ["never said"])
     other = Scripted("b", ["whole"])
     worker = await start_worker(registry(provider, other), retention=60.0)

@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Event, Producer, Started, Waiting
+from producer.status import server_ms
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
@@ -15,11 +16,6 @@ from tests.support.gated import Gate, gated_registry
 from worker.providers.registry import Provider, Registry
 
 LONG = 60.0  # seconds: nobody's lease ends, and nobody sweeps, while a test runs
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def is_past(redis: Redis, instant_ms: float) -> bool:

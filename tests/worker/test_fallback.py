@@ -33,7 +33,7 @@ SOON = 0.15  # seconds
 @pytest.fixture(autouse=True)
 def _all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The moments by which jobs are spread would blur what is compared here."""
-    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
+    monkeypatch.setattr("worker.retry._SPREAD", 0.0)
 
 
 async def park(redis: Redis, keys: Keys, name: str, seconds: float) -> int:

@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Producer, Started, Waiting
+from producer.status import server_ms
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
@@ -21,12 +22,7 @@ from worker.writer import Writer
 @pytest.fixture(autouse=True)
 def _all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The moments by which jobs are spread would blur what is compared here."""
-    monkeypatch.setattr("worker.executor._SPREAD", 0.0)
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
+    monkeypatch.setattr("worker.retry._SPREAD", 0.0)
 
 
 @pytest.fixture

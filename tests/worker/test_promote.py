@@ -7,26 +7,20 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Producer, Started
+from producer.status import server_ms
 from producer.wire.job import Job
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
+from tests.worker.conftest import MakeUpkeep
 from worker import queue as queue_module
-from worker.cancellations import Cancellations
 from worker.entry_reader import EntryReader
-from worker.limits import Limits
 from worker.queue import Queue
 from worker.settings import Settings
-from worker.upkeep import Upkeep
 from worker.writer import Writer
 
 ALL_DAY = 86_400.0  # seconds: who sweeps so seldom finds nothing by chance
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def due_of(redis: Redis, keys: Keys, job: Job) -> float:
@@ -119,7 +113,7 @@ async def test_each_queue_of_a_worker_has_its_delayed_jobs(
 
 
 async def test_nobody_polls_while_a_delayed_job_waits(
-    queue: Queue,
+    upkeep_of: MakeUpkeep,
     reader: EntryReader,
     producer: Producer,
     redis: Redis,
@@ -137,10 +131,7 @@ async def test_nobody_polls_while_a_delayed_job_waits(
             return await super().promote(queue)
 
     await producer.enqueue("x", provider="echo", delay=0.5)
-    rare = settings.model_copy(update={"sweep": ALL_DAY})
-    counting = Counting(writer, keys, reader._holdings, rare)
-    limits = Limits(writer, keys, rare.lease)
-    upkeep = Upkeep(counting, Cancellations(redis, keys, rare), limits, rare, None)  # type: ignore[arg-type]
+    upkeep = upkeep_of(None, queue=Counting(writer, keys, reader._holdings, settings), sweep=ALL_DAY)
     promoting = asyncio.create_task(upkeep.promote())
     await until(lambda: redis.xlen(keys.jobs("default")))
     assert looks <= 4

@@ -188,9 +188,8 @@ async def test_what_was_parted_with_while_it_was_renewed_is_not_lost(
 ) -> None:
     entries = await taken(producer, reader, 3)
     settled = [asyncio.ensure_future(queue.settle(entry)) for entry in entries]
-    await asyncio.sleep(
-        0
-    )  # the settling is on its way before the renewal, and its reply comes before it, too
+    # The settling is on its way before the renewal, and its reply comes before it, too.
+    await asyncio.sleep(0)
     assert await queue.renew() == []
     await asyncio.gather(*settled)
 

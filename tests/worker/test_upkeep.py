@@ -7,26 +7,20 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Event, Producer, Started
+from producer.connection.tasks import end
+from producer.status import server_ms
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
 from tests.support.servers import Server
-from worker.cancellations import Cancellations
+from tests.worker.conftest import MakeUpkeep
 from worker.entry_reader import EntryReader
 from worker.holdings import Entry
-from worker.limits import Limits
 from worker.queue import Queue
 from worker.settings import Settings
-from worker.upkeep import Upkeep
-from worker.writer import Writer
 
 LATE = 1.0  # seconds that a busy machine may take on top of what is promised
-
-
-async def server_ms(redis: Redis) -> int:
-    seconds, microseconds = await redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def taken_by_the_dead(redis: Redis, keys: Keys, count: int = 1, queue: str = "default") -> list[str]:
@@ -138,51 +132,60 @@ class Slots:
         self.taken.append(entry.id)
 
 
-def upkeep_of(
-    queue: Queue, redis: Redis, keys: Keys, writer: Writer, settings: Settings, slots: Slots
-) -> Upkeep:
-    limits = Limits(writer, keys, settings.lease)
-    return Upkeep(queue, Cancellations(redis, keys, settings), limits, settings, slots)
-
-
 async def grow_old(redis: Redis, keys: Keys, ids: list[str], seconds: float) -> None:
     await redis.xclaim(keys.jobs("default"), GROUP, "dead", 0, ids, idle=int(seconds * 1000), justid=True)
 
 
 async def test_a_hint_brings_released_entries_to_those_only_who_have_a_free_slot(
-    queue: Queue,
-    reader: EntryReader,
-    producer: Producer,
-    redis: Redis,
-    keys: Keys,
-    writer: Writer,
-    settings: Settings,
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys, upkeep_of: MakeUpkeep
+) -> None:
+    """And nothing of those who may still live."""
+    for _ in range(2):
+        await producer.enqueue("x", provider="echo")
+    (entry,) = await reader.take(1)
+    (other,) = await taken_by_the_dead(redis, keys)
+    await grow_old(redis, keys, [other], 1000)
+    await queue.release(entry)
+    full, free = Slots(0), Slots(2)
+    await upkeep_of(full)._reclaim_released()
+    assert full.taken == []
+    assert await holders(redis, keys) == {entry.id: NOBODY, other: "dead"}
+    await upkeep_of(free)._reclaim_released()
+    assert free.taken == [entry.id]
+    assert (await holders(redis, keys))[other] == "dead"
+
+
+async def test_hints_without_end_do_not_keep_the_dead_ones_jobs_waiting(
+    reader: EntryReader, producer: Producer, redis: Redis, keys: Keys, upkeep_of: MakeUpkeep
 ) -> None:
     await producer.enqueue("x", provider="echo")
-    (entry,) = await reader.take(1)
-    await queue.release(entry)
-    full, free = Slots(0), Slots(1)
-    await upkeep_of(queue, redis, keys, writer, settings, full)._reclaim_all()
-    assert full.taken == []
-    assert await holders(redis, keys) == {entry.id: NOBODY}
-    await upkeep_of(queue, redis, keys, writer, settings, free)._reclaim_all()
-    assert free.taken == [entry.id]
+    ids = await taken_by_the_dead(redis, keys)
+    await grow_old(redis, keys, ids, 1000)
+    slots = Slots(1)
+    upkeep = upkeep_of(slots, sweep=0.05)
+
+    def is_taken_though_hints_come() -> bool:
+        upkeep.hear("released")
+        return slots.taken == ids
+
+    reclaiming = asyncio.create_task(upkeep.reclaim())
+    await until(is_taken_though_hints_come)
+    await end(reclaiming)
 
 
 async def test_a_full_worker_leaves_all_to_others_and_catches_up_when_it_has_a_slot(
-    queue: Queue,
     reader: EntryReader,
     producer: Producer,
     redis: Redis,
     keys: Keys,
-    writer: Writer,
     settings: Settings,
+    upkeep_of: MakeUpkeep,
 ) -> None:
     for _ in range(3):
         await producer.enqueue("x", provider="echo")
     ids = await taken_by_the_dead(redis, keys, 3)
     slots = Slots(0)
-    upkeep = upkeep_of(queue, redis, keys, writer, settings, slots)
+    upkeep = upkeep_of(slots)
     await upkeep._reclaim_all()
     assert not upkeep.is_behind
     await grow_old(redis, keys, ids, settings.lease + 1)
@@ -194,13 +197,7 @@ async def test_a_full_worker_leaves_all_to_others_and_catches_up_when_it_has_a_s
 
 
 async def test_all_pages_are_reclaimed_in_one_sweep(
-    queue: Queue,
-    reader: EntryReader,
-    producer: Producer,
-    redis: Redis,
-    keys: Keys,
-    writer: Writer,
-    settings: Settings,
+    reader: EntryReader, producer: Producer, redis: Redis, keys: Keys, upkeep_of: MakeUpkeep
 ) -> None:
     await producer.enqueue("x", provider="echo")
     for _ in range(24):
@@ -208,7 +205,7 @@ async def test_all_pages_are_reclaimed_in_one_sweep(
     ids = await taken_by_the_dead(redis, keys, 25)
     await grow_old(redis, keys, ids, 1000)
     slots = Slots(4)
-    await upkeep_of(queue, redis, keys, writer, settings, slots)._reclaim_all()
+    await upkeep_of(slots)._reclaim_all()
     assert slots.taken == ids
 
 
