@@ -12,12 +12,12 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -31,7 +31,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer.connection import Call, ScriptRunner, bounded
+from producer.connection import Call, Line, ScriptRunner, bounded
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -79,40 +79,50 @@ _REFUSED_PAUSE = 0.5  # seconds
 
 @dataclass(slots=True)
 class _Pending:
-    """A call on its way. ``remembered``: whether a server that forgot it is told again.
+    """A call on its way; ``tell`` is called with its result, or the `RedisError` that it ended with.
 
-    ``repeated``: whether it is said again when its reply did not come. ``is_suspect``: the connection broke when it
-    went alone, to a server that was there.
+    ``make``: returns the call once it is about to be sent, or None if there is none any more.
+    ``remembered``: whether a server that forgot it is told again. ``repeated``: whether it is said again when its
+    reply did not come. ``is_suspect``: the connection broke when it went alone, to a server that was there.
     """
 
-    call: Call
-    future: "asyncio.Future[Any]"
-    remembered: bool
-    repeated: bool
+    make: Callable[[], Call | None]
+    tell: Callable[[Any], None]
+    remembered: bool = True
+    repeated: bool = True
     is_suspect: bool = False
+    size: int = 0
+    _call: Call | None = field(default=None)
 
     @property
-    def size(self) -> int:
-        return _size(self.call)
+    def call(self) -> Call:
+        assert self._call is not None, "only what was put together is sent"
+        return self._call
+
+    def put_together(self) -> bool:
+        """Make the call, if that was not done yet; return whether there is one."""
+        if self._call is None:
+            self._call = self.make()
+            self.size = 0 if self._call is None else _size(self._call)
+        return self._call is not None
 
 
 class Writer:
     """The one way by which a worker changes anything in Redis.
 
-    ``timeout``: seconds after which a pipeline without a reply counts as lost, and is sent again.
-    ``reconnected``: set by the client whenever it has connected anew, maybe to another server than before.
+    ``line`` is its own. ``timeout``: seconds after which a pipeline without a reply counts as lost, and is sent again.
     """
 
-    def __init__(self, redis: Redis, timeout: float, reconnected: asyncio.Event | None = None) -> None:
-        self._redis = redis
+    def __init__(self, line: Line, timeout: float) -> None:
+        self._line = line
         self._timeout = timeout
-        self._reconnected = reconnected or asyncio.Event()
-        self._scripts = ScriptRunner(redis)
+        self._scripts = ScriptRunner(line)
         self._waiting: list[_Pending] = []
         self._work = asyncio.Event()
         self._pause = _FIRST_PAUSE
         self._recent = _RecentCalls()
         self._server: str | None = None
+        self._has_met_server = False
         self._is_careful = False
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
@@ -125,20 +135,30 @@ class Writer:
             redis.exceptions.RedisError: with ``repeat=False``, its reply did not come.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Pending(call, future, remember, repeat))
-        self._work.set()
+        self._add(_Pending(lambda: call, partial(_resolve, future), remember, repeat))
         return future
+
+    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
+        """Send what ``make`` returns when the next pipeline is put together, if it returns anything then.
+
+        ``tell`` is called with the result, or with the `RedisError` with which the server refused it.
+        """
+        self._add(_Pending(make, tell))
+
+    def _add(self, pending: _Pending) -> None:
+        self._waiting.append(pending)
+        self._work.set()
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._recent.add(call)
+        self._recent.add(call, _size(call), time.monotonic())
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             await self._work.wait()
             batch = self._take()
-            broken_off = await self._write(batch)
+            broken_off = await self._write(batch) if batch else batch
             # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
             at = len(self._waiting) if broken_off and broken_off[0].is_suspect else 0
             self._waiting[at:at] = broken_off
@@ -148,16 +168,19 @@ class Writer:
                 await self._rest()
 
     def _take(self) -> list[_Pending]:
-        """Take what one pipeline may hold: at least one call, and no more than a slow link carries in time."""
-        count = size = 0
+        """Put a pipeline together: at least one call, and no more than a slow link carries in time."""
+        batch: list[_Pending] = []
+        looked_at = size = 0
         # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
-        alone = self._is_careful or self._waiting[0].is_suspect
-        for pending in self._waiting[: 1 if alone else MAX_CALLS]:
-            size += pending.size
-            if count and (size > MAX_BYTES or pending.is_suspect):
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        most = 1 if self._is_careful or self._waiting[0].is_suspect else MAX_CALLS
+        for pending in self._waiting:
+            if pending.put_together():
+                size += pending.size
+                if batch and (len(batch) == most or size > MAX_BYTES or pending.is_suspect):
+                    break
+                batch.append(pending)
+            looked_at += 1
+        del self._waiting[:looked_at]
         return batch
 
     async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
@@ -170,7 +193,7 @@ class Writer:
                 results = await self._scripts.run([pending.call for pending in batch])
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
-            self._reconnected.set()
+            self._line.close()
             batch[0].is_suspect = batch[0].is_suspect or (met and self._is_careful)
             self._is_careful = True
             return _to_be_repeated(batch, error)
@@ -181,30 +204,28 @@ class Writer:
 
     async def _meet_server(self) -> None:
         """If the connection is a new one, see that the server at its other end knows all that it should."""
-        pool = self._redis.connection_pool
-        await pool.release(await pool.get_connection())  # an idle connection that broke is made anew by this
-        if not self._reconnected.is_set():
+        if self._has_met_server and self._line.is_open:
             return
-        self._reconnected.clear()
-        try:
-            server = await self._name_of_server()
-            # One that does not say who it is may always be another one.
-            if self._server is not None and (server != self._server or not server):
-                await self._say_again()
-        except BaseException:
-            self._reconnected.set()
-            raise
-        self._server = server
+        self._has_met_server = False
+        await self._line.open()
+        server = await self._name_of_server()
+        # One that does not say who it is may always be another one.
+        if self._server is not None and (server != self._server or not server):
+            await self._say_again()
+        self._server, self._has_met_server = server, True
 
     async def _name_of_server(self) -> str:
         """Return what tells this server's process from any other; nothing, where it does not say."""
         if self._server == "":
             return ""
         try:
-            info: dict[str, Any] = await self._redis.info("server")
+            info: bytes = await self._line.ask("INFO", "server")
         except ResponseError:  # an access list may forbid it
+            self._line.close()  # fakeredis hangs up after an error
+            await self._line.open()
             return ""
-        return str(info.get("run_id", ""))
+        lines = info.decode(errors="replace").splitlines()
+        return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
 
     async def _say_again(self) -> None:
         calls = self._recent.calls()
@@ -216,6 +237,7 @@ class Writer:
                 raise refused  # it cannot take them yet: nothing else may come before them
 
     def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> None:
+        now = time.monotonic()
         refused: list[_Pending] = []
         for pending, result in zip(batch, results, strict=True):
             if _is_passing(result):
@@ -223,14 +245,9 @@ class Writer:
                 refused.append(pending)
                 continue
             if pending.remembered and not isinstance(result, RedisError):
-                self._recent.add(pending.call)
-            if pending.future.done():
-                pass  # whoever asked has gone
-            elif isinstance(result, RedisError):
-                pending.future.set_exception(result)
-            else:
-                pending.future.set_result(result)
-        self._recent.forget_the_old()
+                self._recent.add(pending.call, pending.size, now)
+            pending.tell(result)
+        self._recent.forget_the_old(now)
         if refused:
             self._write_later(refused)
 
@@ -255,28 +272,37 @@ class _RecentCalls:
     """What was acknowledged shortly before the server was last heard of, in order."""
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[float, Call]] = deque()
+        self._calls: deque[tuple[float, int, Call]] = deque()
         self._bytes = 0
 
-    def add(self, call: Call) -> None:
-        self._calls.append((time.monotonic(), call))
-        self._bytes += _size(call)
+    def add(self, call: Call, size: int, now: float) -> None:
+        self._calls.append((now, size, call))
+        self._bytes += size
 
-    def forget_the_old(self) -> None:
+    def forget_the_old(self, now: float) -> None:
         """Forget what is older than the last moments; called whenever the server was heard of."""
-        begin = time.monotonic() - REMEMBERED_SECONDS
+        begin = now - REMEMBERED_SECONDS
         while self._calls and (self._calls[0][0] < begin or self._bytes > REMEMBERED_BYTES):
-            self._bytes -= _size(self._calls.popleft()[1])
+            self._bytes -= self._calls.popleft()[1]
 
     def calls(self) -> list[Call]:
-        return [call for _, call in self._calls]
+        return [call for _, _, call in self._calls]
+
+
+def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
+    if future.done():
+        return  # whoever asked has gone
+    if isinstance(result, RedisError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _to_be_repeated(batch: Sequence[_Pending], error: Exception) -> Sequence[_Pending]:
     """Tell those who want no repetition that their reply is lost; return the others."""
     for pending in batch:
-        if not pending.repeated and not pending.future.done():
-            pending.future.set_exception(RedisConnectionError(f"the reply was lost: {error}"))
+        if not pending.repeated:
+            pending.tell(RedisConnectionError(f"the reply was lost: {error}"))
     return [pending for pending in batch if pending.repeated]
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-Arg = str | bytes | int
+from producer.connection.line import Arg, Line, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,16 @@ class Call:
     keys: Sequence[str]
     args: Sequence[Arg]
 
+    def packed(self) -> bytes:
+        """Return the call as the bytes that are sent."""
+        return pack("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
 
 class ScriptRunner:
-    """Runs calls over one client."""
+    """Runs calls over one line."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._loaded: set[str] = set()
 
     def forget(self) -> None:
@@ -62,28 +65,21 @@ class ScriptRunner:
 
         Raises:
             redis.exceptions.ConnectionError: the connection broke; some of the calls may have been carried out.
-            redis.exceptions.TimeoutError: the reply did not come in time; likewise.
         """
-        await self._load(calls)
         results = await self._pipeline(calls)
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:
-            refused = [calls[index] for index in unknown]
             self.forget()
-            await self._load(refused)
-            again = await self._pipeline(refused)
+            again = await self._pipeline([calls[index] for index in unknown])
             for index, result in zip(unknown, again, strict=True):
                 results[index] = result
         return results
 
-    async def _load(self, calls: Sequence[Call]) -> None:
-        for script in {call.script for call in calls if call.script.sha not in self._loaded}:
-            await self._redis.script_load(script.text)
-            self._loaded.add(script.sha)
-
     async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
-            results: list[Any] = await pipe.execute(raise_on_error=False)
-        return results
+        unloaded = {call.script.sha: call.script for call in calls if call.script.sha not in self._loaded}
+        loading = [pack("SCRIPT", "LOAD", script.text) for script in unloaded.values()]
+        replies = await self._line.send([*loading, *(call.packed() for call in calls)])
+        for sha, reply in zip(unloaded, replies, strict=False):
+            if not isinstance(reply, Exception):
+                self._loaded.add(sha)
+        return replies[len(loading) :]

@@ -104,9 +104,10 @@ class Url:
             redis_connect_func=connected,
         )
 
-    def new_connection(self) -> AbstractConnection:
+    def new_connection(self, connect_timeout: float | None = None) -> AbstractConnection:
         """Return one connection, not yet open, for whoever speaks the protocol itself, and bounds each step."""
-        connection: AbstractConnection = self.new_pool(connect_timeout=None, connections=1).make_connection()
+        pool = self.new_pool(connect_timeout=connect_timeout, connections=1)
+        connection: AbstractConnection = pool.make_connection()
         return connection
 
 
