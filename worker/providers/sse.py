@@ -1,4 +1,9 @@
-"""Server-sent events, decoded from bytes that may be split anywhere. No I/O."""
+"""Server-sent events, decoded from bytes that may be split anywhere. No I/O.
+
+A fast answer comes as reads that hold hundreds of whole events, each a single line of data. Line by line, such an
+event costs some 4 us, which is more than to parse its JSON; so where the bytes between the first blank line of a read
+and its last have that plain form, they are split in one go. Everything else is read line by line, and gives the same.
+"""
 
 import codecs
 import re
@@ -13,7 +18,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BOM = codecs.BOM_UTF8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double what making one costs, and there is one per chunk
 class ServerSentEvent:
     """One dispatched event; ``id`` and ``retry`` are left out, as nobody reconnects to a chat answer."""
 
@@ -43,17 +48,17 @@ class EventStreamParser:
         Raises:
             Broken: an event is larger than the limit.
         """
-        if not data:
-            return
-        if self._skip_lf:
-            data = data.removeprefix(b"\n")
-        *ended, rest = _LINE_END.split(data)
-        for piece in ended:
-            self._hold(piece)
-            if (event := self._end_line()) is not None:
-                yield event
-        self._hold(rest)
-        self._skip_lf = data.endswith(b"\r")
+        newline = b"\r\n" if b"\r\n" in data else b"\n"
+        blank = 2 * newline
+        # Whatever is held, a blank line ends it, and behind it events begin anew.
+        begin = data.find(blank) + len(blank) if self._is_amid() else 0
+        end = data.rfind(blank) + len(blank)
+        events = self._plain_events(data[begin:end], newline)
+        if not events:
+            begin = end = len(data)
+        yield from self._feed_lines(data[:begin])
+        yield from events
+        yield from self._feed_lines(data[end:])
 
     def unfinished(self) -> str:
         """Return the data of an event whose blank line never came.
@@ -66,6 +71,34 @@ class EventStreamParser:
         if name == "data":
             tail.append(value)
         return "\n".join(tail)
+
+    def _is_amid(self) -> bool:
+        """Whether what comes next may be anything but the first byte of an event's first line."""
+        return self._size > 0 or self._skip_lf or self._at_start
+
+    def _plain_events(self, data: bytes, newline: bytes) -> list[ServerSentEvent]:
+        """Return the events of ``data`` if it is nothing but whole ones, each a single line of data; else none."""
+        blank = 2 * newline
+        if not (data.startswith(b"data:") and data.endswith(blank)) or len(data) > self._max_event_bytes:
+            return []
+        pieces = data[5 : -len(blank)].decode("utf-8", errors="replace").split((blank + b"data:").decode())
+        line_ends = 2 * len(pieces)
+        if data.count(b"\n") != line_ends or data.count(b"\r") != (line_ends if len(newline) == 2 else 0):
+            return []
+        return [ServerSentEvent(piece.removeprefix(" ")) for piece in pieces]
+
+    def _feed_lines(self, data: bytes) -> Iterator[ServerSentEvent]:
+        if not data:
+            return
+        if self._skip_lf:
+            data = data.removeprefix(b"\n")
+        *ended, rest = _LINE_END.split(data)
+        for piece in ended:
+            self._hold(piece)
+            if (event := self._end_line()) is not None:
+                yield event
+        self._hold(rest)
+        self._skip_lf = data.endswith(b"\r")
 
     def _hold(self, piece: bytes) -> None:
         self._size += len(piece)
