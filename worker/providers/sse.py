@@ -7,7 +7,7 @@ and its last have that plain form, they are split in one go. Everything else is 
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from worker.providers.errors import Broken
@@ -15,6 +15,7 @@ from worker.providers.errors import Broken
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK, _BLANK_CRLF = b"\n\n", b"\r\n\r\n"
 _BOM = codecs.BOM_UTF8
 
 
@@ -42,23 +43,15 @@ class EventStreamParser:
         self._skip_lf = False  # the last byte was CR: an LF right after it belongs to that line end
         self._at_start = True
 
-    def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
-        """Yield the events that ``data`` completes.
+    def feed(self, data: bytes) -> Iterable[ServerSentEvent]:
+        """Return the events that ``data`` completes, to be taken before the next call.
 
         Raises:
-            Broken: an event is larger than the limit.
+            Broken: an event is larger than the limit; raised behind the events before it.
         """
-        newline = b"\r\n" if b"\r\n" in data else b"\n"
-        blank = 2 * newline
-        # Whatever is held, a blank line ends it, and behind it events begin anew.
-        begin = data.find(blank) + len(blank) if self._is_amid() else 0
-        end = data.rfind(blank) + len(blank)
-        events = self._plain_events(data[begin:end], newline)
-        if not events:
-            begin = end = len(data)
-        yield from self._feed_lines(data[:begin])
-        yield from events
-        yield from self._feed_lines(data[end:])
+        begins_anew = self._size == 0 and not self._skip_lf and not self._at_start
+        events = self._plain_events(data) if begins_anew else []
+        return events or self._feed_around(data)
 
     def unfinished(self) -> str:
         """Return the data of an event whose blank line never came.
@@ -72,20 +65,30 @@ class EventStreamParser:
             tail.append(value)
         return "\n".join(tail)
 
-    def _is_amid(self) -> bool:
-        """Whether what comes next may be anything but the first byte of an event's first line."""
-        return self._size > 0 or self._skip_lf or self._at_start
+    def _feed_around(self, data: bytes) -> Iterator[ServerSentEvent]:
+        """Read what stands between the first blank line and the last in one go, where it is plain."""
+        blank = _blank_in(data)
+        # Whatever is held, a blank line ends it, and behind it events begin anew.
+        begin = data.find(blank) + len(blank)
+        end = data.rfind(blank) + len(blank)
+        events = self._plain_events(data[begin:end]) if begin < end else []
+        if not events:
+            begin = end = len(data)
+        yield from self._feed_lines(data[:begin])
+        yield from events
+        yield from self._feed_lines(data[end:])
 
-    def _plain_events(self, data: bytes, newline: bytes) -> list[ServerSentEvent]:
+    def _plain_events(self, data: bytes) -> list[ServerSentEvent]:
         """Return the events of ``data`` if it is nothing but whole ones, each a single line of data; else none."""
-        blank = 2 * newline
+        blank = _blank_in(data)
         if not (data.startswith(b"data:") and data.endswith(blank)) or len(data) > self._max_event_bytes:
             return []
-        pieces = data[5 : -len(blank)].decode("utf-8", errors="replace").split((blank + b"data:").decode())
-        line_ends = 2 * len(pieces)
-        if data.count(b"\n") != line_ends or data.count(b"\r") != (line_ends if len(newline) == 2 else 0):
+        text = data[5 : -len(blank)].decode("utf-8", errors="replace")
+        lines = text.split("\n\ndata:" if blank == _BLANK else "\r\n\r\ndata:")
+        line_ends = 2 * len(lines)
+        if data.count(b"\n") != line_ends or data.count(b"\r") != (0 if blank == _BLANK else line_ends):
             return []
-        return [ServerSentEvent(piece.removeprefix(" ")) for piece in pieces]
+        return [ServerSentEvent(line.removeprefix(" ")) for line in lines]
 
     def _feed_lines(self, data: bytes) -> Iterator[ServerSentEvent]:
         if not data:
@@ -127,6 +130,10 @@ class EventStreamParser:
         event = ServerSentEvent("\n".join(self._data), self._event) if self._data else None
         self._data, self._event, self._size = [], "", 0
         return event
+
+
+def _blank_in(data: bytes) -> bytes:
+    return _BLANK_CRLF if b"\r\n" in data else _BLANK
 
 
 def _field(line: bytes) -> tuple[str, str]:
