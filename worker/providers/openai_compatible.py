@@ -128,7 +128,7 @@ class _Answer:
         self._is_finished = False
 
     def feed(self, data: bytes) -> tuple[list[Part], ProviderError | None]:
-        """Return the parts that ``data`` completes, up to the end mark, or to the failure that is returned with them."""
+        """Return the parts that ``data`` completes, up to the end mark or a failure, and that failure."""
         parts: list[Part] = []
         try:
             for event in self._parser.feed(data):

@@ -8,7 +8,7 @@ read, and `PartStream.read` hands it on as it is. To all others a `PartStream` i
 import functools
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 from worker.providers.base import Part
 
@@ -22,7 +22,7 @@ class PartStream(AsyncGenerator[Part, None]):
     loop closes a generator that nobody holds.
     """
 
-    __slots__ = ("_ready", "_reads")
+    __slots__ = ("_reads", "_ready")
 
     def __init__(self, reads: AsyncGenerator[list[Part]]) -> None:
         self._reads = reads

@@ -49,9 +49,10 @@ class EventStreamParser:
         Raises:
             Broken: an event is larger than the limit; raised behind the events before it.
         """
-        begins_anew = self._size == 0 and not self._skip_lf and not self._at_start
-        events = self._plain_events(data) if begins_anew else []
-        return events or self._feed_around(data)
+        if self._size == 0 and not self._skip_lf and (events := self._plain_events(data)):
+            self._at_start = False  # and there was no BOM
+            return events
+        return self._feed_around(data)
 
     def unfinished(self) -> str:
         """Return the data of an event whose blank line never came.
