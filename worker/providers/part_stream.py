@@ -7,8 +7,7 @@ read, and `PartStream.read` hands it on as it is. To all others a `PartStream` i
 
 import functools
 from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from worker.providers.base import Part
 
@@ -18,58 +17,50 @@ P = ParamSpec("P")
 class PartStream(AsyncGenerator[Part, None]):
     """The parts of an answer, out of a generator of lists, of which none is empty.
 
-    One that is dropped without ``aclose`` closes its call all the same: nobody else holds the generator, and the
-    loop closes a generator that nobody holds.
+    One that is dropped half-way, without ``aclose``, closes its call all the same: nobody else holds the generator,
+    and the loop closes a generator that nobody holds.
     """
 
-    __slots__ = ("_reads", "_ready")
+    __slots__ = ("_reads", "_waiting")
 
     def __init__(self, reads: AsyncGenerator[list[Part]]) -> None:
         self._reads = reads
-        self._ready: list[Part] = []  # those of the last read that were not taken yet, the next one last
+        self._waiting: list[Part] = []  # what the last read brought and nobody took yet, the next one last
 
     async def read(self) -> list[Part]:
-        """Return all parts that are ready, in their order: at least one, and none at the end.
+        """Return all parts that are ready, in order: at least one as long as the answer goes on, none at its end.
 
         Raises:
-            ProviderError: the answer failed; what came before was returned before.
+            ProviderError: the answer failed; all that came before it has been returned by then.
         """
-        if self._ready:
-            return self._take()
-        return await anext(self._reads, [])
+        if self._waiting:
+            parts, self._waiting = self._waiting[::-1], []
+            return parts
+        try:
+            return await self._reads.__anext__()
+        except StopAsyncIteration:
+            return []
 
     async def __anext__(self) -> Part:
-        if not self._ready:
-            self._ready = await anext(self._reads)
-            self._ready.reverse()
-        return self._ready.pop()
+        return self._waiting.pop() if self._waiting else self._first_of(await self._reads.__anext__())
 
     async def asend(self, value: None) -> Part:
-        """Return the next part; there is nothing to send to an answer."""
+        """Return the next part: there is nothing that could be sent to an answer."""
         return await anext(self)
 
-    async def athrow(
-        self,
-        typ: type[BaseException] | BaseException,
-        val: BaseException | object = None,
-        tb: TracebackType | None = None,
-    ) -> Part:
-        """Raise the exception where the answer is read, which ends it."""
-        self._ready = []
-        error = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
-        self._ready = await self._reads.athrow(error.with_traceback(tb or error.__traceback__))
-        self._ready.reverse()
-        return self._ready.pop()
+    async def athrow(self, *error: Any) -> Part:
+        """Raise the error where the answer is read, which ends it; what nobody took yet is dropped."""
+        self._waiting = []
+        return self._first_of(await self._reads.athrow(*error))
 
     async def aclose(self) -> None:
-        """Close the call; what was not taken yet is dropped."""
-        self._ready = []
+        """Close the call; what nobody took yet is dropped."""
+        self._waiting = []
         await self._reads.aclose()
 
-    def _take(self) -> list[Part]:
-        ready, self._ready = self._ready, []
-        ready.reverse()
-        return ready
+    def _first_of(self, parts: list[Part]) -> Part:
+        self._waiting = parts[::-1]
+        return self._waiting.pop()
 
 
 def part_stream(generate: Callable[P, AsyncGenerator[list[Part]]]) -> Callable[P, PartStream]:
