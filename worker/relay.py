@@ -12,6 +12,7 @@ from worker.event_log import Attempt, EventLog
 from worker.outcome import Answered
 from worker.providers import base
 from worker.providers.errors import TimedOut
+from worker.providers.part_stream import PartStream
 from worker.providers.registry import Timeouts
 
 
@@ -39,8 +40,8 @@ async def relay(
 
 def _reader_of(parts: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequence[base.Part]]]:
     """Return what awaits the parts that are ready: all that came with one read, where the provider can tell."""
-    if isinstance(parts, getattr(base, "PartStream", ())):
-        return parts.read  # type: ignore[attr-defined,no-any-return]
+    if isinstance(parts, PartStream):
+        return parts.read
 
     async def read() -> Sequence[base.Part]:
         async for part in parts:

@@ -210,8 +210,11 @@ def encode(event: Event) -> bytes:
         WireError: the event breaks the contract, so that no reader would accept it.
     """
     data = pack(event.body())
-    if len(data) > MAX_FRAME_BYTES or not isinstance(event, (Chunk, Reasoning, Started)):
-        # A log that cannot be read is worse than an error here; bare text, which is most, always can.
+    is_bare = isinstance(event, (Chunk, Reasoning, Started)) or (
+        isinstance(event, Done) and event.usage is None
+    )
+    if len(data) > MAX_FRAME_BYTES or not is_bare:
+        # A log that cannot be read is worse than an error here; texts and numbers of our own always can.
         decode_frame(data)
     return data
 
