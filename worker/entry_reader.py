@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import bounded
+from producer.connection import Arg, Line, bounded
 from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from worker.holdings import Entry, Holdings
 from worker.settings import Settings
 from worker.turns import Turns
+
+_JOB_FIELD = JOB_FIELD.encode()
 
 logger = structlog.get_logger("chatrelay.queue")
 
@@ -19,12 +21,12 @@ logger = structlog.get_logger("chatrelay.queue")
 class EntryReader:
     """Reads the streams of this worker's queues.
 
-    ``redis`` has a connection of its own for this, because a blocking read keeps it busy. A read ends by itself
-    after ``settings.poll``; it is never cancelled, because Redis may have handed an entry over already.
+    ``line`` is its own, because a blocking read keeps it busy. A read ends by itself after ``settings.poll``; it is
+    never cancelled, because Redis may have handed an entry over already.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, holdings: Holdings, settings: Settings) -> None:
-        self._redis = redis
+    def __init__(self, line: Line, keys: Keys, holdings: Holdings, settings: Settings) -> None:
+        self._line = line
         self._keys = keys
         self._holdings = holdings
         self._queues = {keys.jobs(queue): queue for queue in settings.queues}
@@ -38,11 +40,11 @@ class EntryReader:
         """Make the groups where there are none; at 0, so that jobs older than their group are seen."""
         for stream in self._queues:
             try:
-                async with bounded(self._timeout):
-                    await self._redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+                await self._ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
+                self._line.close()  # fakeredis hangs up after an error, and would do so in the middle of a read
         self._is_open = True
 
     async def take(self, count: int) -> list[Entry]:
@@ -97,12 +99,11 @@ class EntryReader:
     async def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
         block = () if block_ms is None else ("BLOCK", block_ms)
         who = ("GROUP", GROUP, self._holdings.consumer)
-        command = ("XREADGROUP", *who, "COUNT", count, *block, "STREAMS", *streams)
-        async with bounded(self._timeout + (block_ms or 0) / 1000):
-            reply = await self._redis.execute_command(*command, *(">" for _ in streams))
+        command = ("XREADGROUP", *who, "COUNT", count, *block, "STREAMS", *streams, *(">" for _ in streams))
+        reply = await self._ask(*command, blocks_for=(block_ms or 0) / 1000)
         return [
             Entry(self._queues[stream.decode()], entry_id.decode(), body_of(fields))
-            for stream, entries in reply
+            for stream, entries in reply or ()
             for entry_id, fields in entries
         ]
 
@@ -111,27 +112,31 @@ class EntryReader:
         found: list[Entry] = []
         for stream, queue in self._queues.items():
             held = self._holdings.of(queue)
-            async with bounded(self._timeout):
-                pending: Any = await self._redis.xpending_range(
-                    stream,
-                    GROUP,
-                    "-",
-                    "+",
-                    len(held) + (10_000 if count is None else count + 1),
-                    consumername=self._holdings.consumer,
-                )
-            unheard = [one for one in pending if one["message_id"].decode() not in held]
-            found += [await self._fetch(stream, one["message_id"], one["times_delivered"]) for one in unheard]
+            most = len(held) + (10_000 if count is None else count + 1)
+            pending = await self._ask("XPENDING", stream, GROUP, "-", "+", most, self._holdings.consumer)
+            for entry_id, _, _, deliveries in pending:
+                if entry_id.decode() not in held:
+                    found.append(await self._fetch(stream, entry_id, deliveries))
         self._in_doubt = count is not None and len(found) > count
         return found[:count]
 
     async def _fetch(self, stream: str, entry_id: bytes, deliveries: int) -> Entry:
-        async with bounded(self._timeout):
-            reply: Any = await self._redis.xrange(stream, entry_id, entry_id)
+        reply = await self._ask("XRANGE", stream, entry_id, entry_id)
         body = body_of(reply[0][1]) if reply else b""
         return Entry(self._queues[stream], entry_id.decode(), body, deliveries)
 
+    async def _ask(self, *command: Arg, blocks_for: float = 0.0) -> Any:
+        try:
+            async with bounded(self._timeout + blocks_for):
+                if not self._line.is_open:
+                    await self._line.open()
+                return await self._line.ask(*command)
+        except RedisTimeoutError:
+            self._line.close()  # what is silent may stay so
+            raise
 
-def body_of(fields: dict[bytes, bytes] | None) -> bytes:
+
+def body_of(fields: Sequence[bytes] | None) -> bytes:
     """Return the job's bytes in an entry; empty, where something else added it."""
-    return (fields or {}).get(JOB_FIELD.encode(), b"")
+    fields = fields or ()
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(_JOB_FIELD, b"")

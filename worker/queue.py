@@ -7,7 +7,7 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 import asyncio
 import secrets
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -74,7 +74,7 @@ class Claimed:
 NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 
 
-@cache
+@lru_cache(maxsize=256)
 def _queued_frame(queue: str) -> bytes:
     return encode(Queued(str(QUEUED_ID), queue))
 
@@ -229,7 +229,7 @@ class Queue:
             Entry(
                 queue,
                 entry_id.decode(),
-                body_of(dict(zip(fields[::2], fields[1::2], strict=True))),
+                body_of(fields),
                 deliveries,
             )
             for entry_id, deliveries, fields in found

@@ -130,11 +130,10 @@ class Worker:
         url = Url(settings.redis_url)
         timeout = settings.timeout
         # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub and a look aside.
-        blocking = connect(url, connect_timeout=timeout, connections=1)
-        line = Line(url, timeout)
+        blocking, writing = Line(url, timeout), Line(url, timeout)
         aside = connect(url, connect_timeout=timeout, connections=4)
-        async with blocking, aside, open_session() as http:
-            writer = Writer(line, timeout)
+        async with aside, open_session() as http:
+            writer = Writer(writing, timeout)
             holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
             reader = EntryReader(blocking, keys, holdings, settings)
             queue = Queue(writer, keys, holdings, settings)
@@ -147,7 +146,7 @@ class Worker:
             slots = _Slots(self._free, partial(self._begin, executor), partial(self._hand_back, queue))
             upkeep = Upkeep(queue, cancellations, limits, settings, slots)
             control = Control(aside, keys, settings, cancellations, upkeep.hear)
-            with contextlib.closing(line):
+            with contextlib.closing(blocking), contextlib.closing(writing):
                 yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
 
     async def _redis_comes(self, reader: EntryReader) -> bool:

@@ -6,28 +6,20 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer.connection import Call
+from producer.connection import Arg, Call
 
 
 class AtOnce:
-    """The blocking client in an asyncio client's clothes: the event loop never waits, so nothing else comes between.
-
-    ``loses_reply``: the next command is carried out, and its reply gets lost.
-    """
+    """The blocking client in an asyncio client's clothes: the event loop never waits, so nothing else comes between."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self.loses_reply = False
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self._client, name)
 
         async def command(*args: Any, **kwargs: Any) -> Any:
-            reply = method(*args, **kwargs)
-            if self.loses_reply:
-                self.loses_reply = False
-                raise RedisConnectionError("the reply was lost")
-            return reply
+            return method(*args, **kwargs)
 
         return command
 
@@ -50,6 +42,30 @@ class _AtOncePipeline:
 
     async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
         return self._pipe.execute(raise_on_error=raise_on_error)
+
+
+class AtOnceLine:
+    """In place of a `Line`, as `AtOnce` is in place of a client.
+
+    ``loses_reply``: the next command is carried out, and its reply gets lost.
+    """
+
+    is_open = True
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._raw = redis.Redis(connection_pool=client.connection_pool)
+        self._raw.response_callbacks.clear()  # replies are to be what a server says
+        self.loses_reply = False
+
+    async def ask(self, *command: Arg) -> Any:
+        reply = self._raw.execute_command(*command)
+        if self.loses_reply:
+            self.loses_reply = False
+            raise RedisConnectionError("the reply was lost")
+        return reply
+
+    def close(self) -> None:
+        """It stays open."""
 
 
 RunCall = Callable[[Call], Any]

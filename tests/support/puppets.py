@@ -11,7 +11,7 @@ import redis as sync_redis
 from producer.connection import Call, Script
 from producer.link import Link
 from producer.wire.keys import Keys
-from tests.support.at_once import AtOnce, RunCall, RunsAtOnce
+from tests.support.at_once import AtOnce, AtOnceLine, RunCall, RunsAtOnce
 from worker import scripts
 from worker.asking import Asker
 from worker.cancellations import Cancellations
@@ -112,7 +112,9 @@ class PuppetWorker:
         writer: Any = self._stepped
         self._asked: list[AskedCall] = []
         self.holdings = Holdings(f"{name}:x")
-        self.reader = EntryReader(redis, keys, self.holdings, self.settings)
+        self.line = AtOnceLine(client)
+        line: Any = self.line
+        self.reader = EntryReader(line, keys, self.holdings, self.settings)
         self.queue = Queue(writer, keys, self.holdings, self.settings)
         self.cancellations = Cancellations(redis, keys, self.settings)
         log, limits = EventLog(writer, keys), Limits(writer, keys, self.settings.lease)

@@ -1,7 +1,6 @@
 """Another worker, every step of which the test takes: it may die between any two, as a process does."""
 
-from redis.asyncio import Redis
-
+from producer.connection import Line
 from producer.wire.events import Chunk, Done, Event, Started
 from producer.wire.job import Job
 from producer.wire.keys import Keys
@@ -20,9 +19,9 @@ class Rival:
     The leases of others are over for it after a millisecond.
     """
 
-    def __init__(self, redis: Redis, writer: Writer, keys: Keys, settings: Settings) -> None:
+    def __init__(self, line: Line, writer: Writer, keys: Keys, settings: Settings) -> None:
         holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
-        self._reader = EntryReader(redis, keys, holdings, settings)
+        self._reader = EntryReader(line, keys, holdings, settings)
         self._log = EventLog(writer, keys)
         self.queue = Queue(writer, keys, holdings, settings)
 

@@ -148,12 +148,12 @@ class Stage(RuleBasedStateMachine):
             note(f"    {type(end).__name__}")
 
     def have_taken(self, worker: PuppetWorker, count: int, *, heard: bool) -> None:
-        worker.redis.loses_reply = not heard
+        worker.line.loses_reply = not heard
         try:
             self.do(worker.take(count))
         except RedisConnectionError:
             note("    the reply was lost")
-        worker.redis.loses_reply = False
+        worker.line.loses_reply = False
         self.world = self.observer.look()
 
     def go_on(self, worker: PuppetWorker) -> None:

@@ -51,9 +51,17 @@ def holdings(settings: Settings) -> Holdings:
 
 
 @pytest.fixture
-async def reader(redis: Redis, keys: Keys, holdings: Holdings, settings: Settings) -> EntryReader:
+async def line(server: Server) -> AsyncIterator[Line]:
+    """One that is for blocking reads."""
+    line = Line(Url(server.url), 5)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+async def reader(line: Line, keys: Keys, holdings: Holdings, settings: Settings) -> EntryReader:
     """One that takes entries, with its groups made."""
-    reader = EntryReader(redis, keys, holdings, settings)
+    reader = EntryReader(line, keys, holdings, settings)
     await reader.open()
     return reader
 
@@ -64,9 +72,9 @@ def queue(writer: Writer, keys: Keys, reader: EntryReader, holdings: Holdings, s
 
 
 @pytest.fixture
-def rival(redis: Redis, writer: Writer, keys: Keys, settings: Settings) -> Rival:
+def rival(line: Line, writer: Writer, keys: Keys, settings: Settings) -> Rival:
     """Another worker, step by step."""
-    return Rival(redis, writer, keys, settings.model_copy(update={"name": "rival", "lease": 0.001}))
+    return Rival(line, writer, keys, settings.model_copy(update={"name": "rival", "lease": 0.001}))
 
 
 MakeUpkeep = Callable[..., Upkeep]

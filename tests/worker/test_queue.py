@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from producer import Producer
+from producer.connection import Line
 from producer.wire.codec import unpack_map
 from producer.wire.dead import DeadLetter
 from producer.wire.events import Waiting
@@ -39,10 +40,10 @@ class Other:
 
 
 @pytest.fixture
-async def other(redis: Redis, keys: Keys, writer: Writer, settings: Settings, reader: EntryReader) -> Other:
+async def other(line: Line, keys: Keys, writer: Writer, settings: Settings, reader: EntryReader) -> Other:
     holdings = Holdings("w2:y")
     theirs = settings.model_copy(update={"name": "w2"})
-    their_reader = EntryReader(redis, keys, holdings, theirs)
+    their_reader = EntryReader(line, keys, holdings, theirs)
     their_reader._is_open = (
         True  # our reader made the group; fakeredis hangs up on who makes one that is there
     )

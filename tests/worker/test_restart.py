@@ -49,15 +49,14 @@ class Parts:
 async def parts(own: OwnServer, keys: Keys) -> AsyncIterator[Parts]:
     settings = Settings(redis_url=own.url, name="w1", consumer_suffix="x", poll=0.02)
     holdings = Holdings("w1:x")
-    line = Line(Url(own.url), 5)
-    async with connect(Url(own.url), connect_timeout=5, connections=1) as blocking:
-        writer = Writer(line, 5)
+    blocking, writing = Line(Url(own.url), 5), Line(Url(own.url), 5)
+    with contextlib.closing(blocking), contextlib.closing(writing):
+        writer = Writer(writing, 5)
         running = asyncio.create_task(writer.run())
         reader = EntryReader(blocking, keys, holdings, settings)
         yield Parts(own, keys, writer, reader, Queue(writer, keys, holdings, settings))
         assert not running.done(), "the writer broke"
         await end(running)
-        line.close()
 
 
 StartOwnWorker = Callable[..., Awaitable[None]]

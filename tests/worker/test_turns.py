@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from producer import Producer, Started
+from producer.connection import Line
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.servers import Server
@@ -67,9 +67,9 @@ def test_a_queue_without_a_weight_has_one() -> None:
 # -- at a server ----------------------------------------------------------------------------------------------
 
 
-async def reader_of(redis: Redis, keys: Keys, server: Server, **settings: object) -> EntryReader:
+async def reader_of(line: Line, keys: Keys, server: Server, **settings: object) -> EntryReader:
     values = {"redis_url": server.url, "queues": ("a", "b"), "poll": 0.02, **settings}
-    reader = EntryReader(redis, keys, Holdings("w1:x"), Settings.model_validate(values))
+    reader = EntryReader(line, keys, Holdings("w1:x"), Settings.model_validate(values))
     await reader.open()
     return reader
 
@@ -84,9 +84,9 @@ async def reader_of(redis: Redis, keys: Keys, server: Server, **settings: object
     ids=["strict", "weighted", "alike"],
 )
 async def test_entries_are_taken_in_turn(
-    server: Server, producer: Producer, redis: Redis, keys: Keys, settings: dict[str, object], expected: str
+    server: Server, producer: Producer, line: Line, keys: Keys, settings: dict[str, object], expected: str
 ) -> None:
-    reader = await reader_of(redis, keys, server, **settings)
+    reader = await reader_of(line, keys, server, **settings)
     for queue in "bbbbbbbbaaaaaaaa":
         await producer.enqueue("x", provider="echo", queue=queue)
     taken = [entry.queue for _ in range(12) for entry in await reader.take(1)]
@@ -94,9 +94,9 @@ async def test_entries_are_taken_in_turn(
 
 
 async def test_what_one_queue_leaves_free_goes_to_the_other(
-    server: Server, producer: Producer, redis: Redis, keys: Keys
+    server: Server, producer: Producer, line: Line, keys: Keys
 ) -> None:
-    reader = await reader_of(redis, keys, server, weights={"a": 100})
+    reader = await reader_of(line, keys, server, weights={"a": 100})
     for queue in "abbbbb":
         await producer.enqueue("x", provider="echo", queue=queue)
     assert [entry.queue for entry in await reader.take(4)] == ["a", "b", "b", "b"]
