@@ -1,0 +1,182 @@
+"""A line: one connection for many callers, whose replies are counted off in order, or are lost for all."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+
+from producer.connection import Line, Url
+from producer.connection.line import pack
+from tests.conftest import on_real_servers
+from tests.support.servers import Server
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def peer(answer: Answer) -> AsyncIterator[Line]:
+    """A line to a server that shakes hands like Redis, and then does what the test wants it to do."""
+
+    serving: list[asyncio.Task[object]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            for _ in range(2):  # CLIENT SETINFO lib-name, lib-ver
+                await command_from(reader)
+                writer.write(b"+OK\r\n")
+            await answer(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        line = Line(Url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 5)
+        with contextlib.closing(line):
+            yield line
+        await asyncio.gather(*serving)
+
+
+async def command_from(reader: asyncio.StreamReader) -> list[bytes]:
+    count = int((await reader.readuntil(b"\r\n"))[1:])
+    words = []
+    for _ in range(count):
+        size = int((await reader.readuntil(b"\r\n"))[1:])
+        words.append((await reader.readexactly(size + 2))[:-2])
+    return words
+
+
+@pytest.fixture
+async def line(server: Server) -> AsyncIterator[Line]:
+    line = Line(Url(server.url), 5)
+    await line.open()
+    yield line
+    line.close()
+
+
+async def test_many_callers_each_get_their_own_replies(line: Line) -> None:
+    async def ask(number: int) -> None:
+        replies = await line.send([pack("ECHO", f"{number}.{part}") for part in range(number % 4)])
+        assert replies == [f"{number}.{part}".encode() for part in range(number % 4)]
+
+    await asyncio.gather(*(ask(number) for number in range(1, 200) if number % 4))
+
+
+async def test_arguments_and_replies_of_any_size_and_content_pass_unchanged(line: Line) -> None:
+    for sent in ("", "é😀\r\n$3", "x" * 3_000_000, b"\x00\xff\r\n"):
+        assert await line.ask("ECHO", sent) == (sent.encode() if isinstance(sent, str) else sent)
+    assert await line.ask("ECHO", 7) == b"7"
+
+
+@on_real_servers  # fakeredis hangs up after an error
+async def test_an_error_is_a_reply_among_others(line: Line) -> None:
+    good, bad, unknown, last = await line.send(
+        [pack("ECHO", "a"), pack("INCR"), pack("EVALSHA", "0" * 40, 0), pack("ECHO", "b")]
+    )
+    assert (good, last) == (b"a", b"b")
+    assert isinstance(bad, ResponseError)
+    assert isinstance(unknown, NoScriptError)
+    with pytest.raises(ResponseError):
+        await line.ask("INCR")
+    assert line.is_open
+
+
+async def test_a_caller_that_leaves_takes_nobody_elses_reply(line: Line) -> None:
+    leaving = [asyncio.ensure_future(line.ask("ECHO", "left")) for _ in range(3)]
+    staying = asyncio.ensure_future(line.ask("ECHO", "stayed"))
+    await asyncio.sleep(0)  # all of them have begun to wait
+    for task in leaving:
+        task.cancel()
+    assert await staying == b"stayed"
+    assert await line.ask("ECHO", "later") == b"later"
+
+
+async def test_what_is_sent_in_one_step_of_the_loop_is_written_together() -> None:
+    reads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            reads.append(data)
+            writer.write(b"+OK\r\n" * data.count(b"PING"))
+
+    async with peer(answer) as line:
+        await line.open()
+        await asyncio.gather(*(line.ask("PING") for _ in range(100)))
+    assert reads == [pack("PING") * 100]
+
+
+async def test_when_the_server_hangs_up_all_who_wait_are_told_and_a_new_connection_is_a_new_beginning() -> (
+    None
+):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await command_from(reader)
+        if first == [b"ECHO", b"answered"]:
+            writer.write(b"$8\r\nanswered\r\n")
+            await command_from(reader)  # and hangs up
+
+    async with peer(answer) as line:
+        assert await line.open()
+        assert not await line.open()
+        assert await line.ask("ECHO", "answered") == b"answered"
+        waiting = [asyncio.ensure_future(line.ask("PING")) for _ in range(3)]
+        for task in waiting:
+            with pytest.raises(RedisConnectionError):
+                await task
+        assert not line.is_open
+        with pytest.raises(RedisConnectionError):
+            await line.ask("PING")
+        assert await line.open()
+        assert await line.ask("ECHO", "answered") == b"answered"
+
+
+async def test_closing_tells_all_who_wait_and_does_not_harm_the_next_connection() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (command := await command_from(reader)) != [b"QUIET"]:
+            writer.write(b"$%d\r\n%s\r\n" % (len(command[-1]), command[-1]))
+        await reader.read()
+
+    async with peer(answer) as line:
+        await line.open()
+        waiting = asyncio.ensure_future(line.ask("QUIET"))
+        await asyncio.sleep(0)  # it has begun to wait
+        line.close()
+        with pytest.raises(RedisConnectionError, match="closed here"):
+            await waiting
+        await line.open()  # the loop has yet to tell that the old connection is lost
+        for number in range(3):
+            assert await line.ask("ECHO", str(number)) == str(number).encode()
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b":1\r\n:2\r\n"])
+async def test_what_is_not_a_reply_to_anything_ends_the_connection(garbage: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await command_from(reader)
+        writer.write(garbage)
+        await reader.read()
+
+    async with peer(answer) as line:
+        await line.open()
+        asked = asyncio.ensure_future(line.ask("PING"))
+        await asyncio.wait([asked])
+        if not asked.exception():  # the first of two replies was its own
+            with pytest.raises(RedisConnectionError):
+                await line.ask("PING")
+        assert not line.is_open
+
+
+async def test_a_server_that_cannot_be_reached_is_an_error_and_not_a_connection() -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+    line = Line(Url(f"redis://127.0.0.1:{port}"), 5)
+    with pytest.raises(RedisConnectionError):
+        await line.open()
+    assert not line.is_open
+
+
+async def test_callers_who_open_it_together_make_one_connection(server: Server) -> None:
+    line = Line(Url(server.url), 5)
+    assert sorted(await asyncio.gather(*(line.open() for _ in range(20)))) == [False] * 19 + [True]
+    line.close()
