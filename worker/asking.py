@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import aiohttp
 import structlog
@@ -26,8 +26,7 @@ Asked = Answered | Failure | CancelAsked | Released | Lost
 """How it can end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What is asked, and under whose name. ``standing``: the text to go on from, '' to start afresh."""
 
     entry: Entry

@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from producer.connection import Call
 from producer.wire.codec import WireError
@@ -151,8 +150,7 @@ class Attempt:
         await self._settled.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """What `finish` writes: the last event and the job's new status; its keys live ``ttl_ms`` from then on.
 
     ``counts``: whether the attempt counts against the job's ``max_attempts``. ``due_ms``: when a waiting job goes

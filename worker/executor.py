@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 from redis.exceptions import RedisError
@@ -198,7 +197,7 @@ class Executor:
         ended = await self._finish(run, PutOff(run.attempt.now_ms(), "retry", counts=False))
         if not isinstance(ended, PutOff):
             return ended
-        claim = replace(self._claim_of(run.job, provider), after=run.attempt.id)
+        claim = self._claim_of(run.job, provider)._replace(after=run.attempt.id)
         claimed = await self._queue.claim(run.entry, claim)
         if not isinstance(claimed, Claimed):
             return claimed

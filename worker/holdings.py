@@ -1,11 +1,10 @@
 """The entries that this worker has been handed and has not parted with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A job's place in a queue's stream. ``deliveries``: how often it was handed to a worker, this time included."""
 
     queue: str

@@ -6,9 +6,9 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -39,8 +39,7 @@ _RENEWED_AT_ONCE = 200  # entries; Redis does nothing else meanwhile
 _PROMOTED_AT_ONCE = (100, 1024 * 1024)  # jobs, bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """What a worker says when it claims a job. ``provider``: the one that it is about to ask, '' for none.
 
     ``after``: the attempt that this worker has just ended, where it goes on to the job's next one by itself.
@@ -56,8 +55,7 @@ class Claim:
     gone: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """This worker owns the job.
 
     ``cancel_reason``: somebody cancelled it, so it is not to start. ``errors``: how earlier attempts failed.
@@ -109,7 +107,7 @@ class Queue:
                     first_claim_ms=first_claim_ms,
                 )
             case [b"elsewhere", other] if other and not await self._stands(entry.queue, other.decode()):
-                return await self.claim(entry, replace(claim, gone=other.decode()))
+                return await self.claim(entry, claim._replace(gone=other.decode()))
             case [b"ended", letter]:
                 return Unburied(letter) if letter else NothingToDo()
             case [b"early", due]:

@@ -1,9 +1,17 @@
 """What is asked: the job, its bounds, and its bytes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from producer.wire.codec import UnknownVersion, WireError, check_plain, pack, unpack_map
 from producer.wire.keys import MAX_NAME_CHARS, is_name
@@ -26,12 +34,17 @@ def _check_name(text: str) -> str:
     return text
 
 
-def _check_plain_map(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    check_plain(value)  # a WireError is a ValueError, which pydantic reports with the field's name
+_FROM_WIRE = object()
+"""As the context of a validation: the values were unpacked, and are known to be plain."""
+
+
+def _check_plain_map(value: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+    if info.context is not _FROM_WIRE:
+        check_plain(value)  # a WireError is a ValueError, which pydantic reports with the field's name
     return value
 
 
-def _check_message(message: Any) -> dict[str, Any]:
+def _check_message(message: Any, info: ValidationInfo) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise ValueError(f"a map with role and content is expected, this is {type(message).__name__}")
     role, content = message.get("role"), message.get("content")
@@ -42,6 +55,8 @@ def _check_message(message: Any) -> dict[str, Any]:
     calls_tools = role == "assistant" and ("tool_calls" in message or "function_call" in message)
     if not (_is_content(content) or (calls_tools and content is None)):
         raise ValueError("content must be text, or a list of parts that are maps with a type")
+    if info.context is _FROM_WIRE:
+        return cast(dict[str, Any], message)
     check_plain(message)
     return dict(message)
 
@@ -80,6 +95,9 @@ class Timeouts(BaseModel):
     total: Seconds | None = None
 
 
+_NO_TIMEOUTS = Timeouts()
+
+
 class Job(BaseModel):
     """A chat job, as it stands on the stream. Times are ms since 1970, UTC."""
 
@@ -96,7 +114,7 @@ class Job(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     options: PlainMap = Field(default_factory=dict)
     """What else this kind of provider understands: ``top_p``, ``max_tokens``, ``tools`` …"""
-    timeouts: Timeouts = Field(default_factory=Timeouts)
+    timeouts: Timeouts = Field(default_factory=lambda: _NO_TIMEOUTS)
     deadline: Milliseconds | None = None
     """No provider is asked after this instant."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = DEFAULT_MAX_ATTEMPTS
@@ -138,12 +156,12 @@ class Job(BaseModel):
             raise UnknownVersion(
                 f"v: format version {str(version)[:50]} is unknown, this release reads {VERSION}"
             )
-        known = {key: value for key, value in body.items() if key in cls.model_fields}
+        known = _known_of(body, cls)
         timeouts = known.get("timeouts")
         if isinstance(timeouts, dict):
-            known["timeouts"] = {k: v for k, v in timeouts.items() if k in Timeouts.model_fields}
+            known["timeouts"] = _known_of(timeouts, Timeouts)
         try:
-            return cls.model_validate(known)
+            return cls.model_validate(known, context=_FROM_WIRE)
         except ValidationError as error:
             raise WireError(explain(error)) from error
 
@@ -162,6 +180,11 @@ class Job(BaseModel):
         except WireError:
             return None
         return job_id if isinstance(job_id, str) and is_name(job_id) else None
+
+
+def _known_of(body: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    fields = model.model_fields
+    return body if body.keys() <= fields.keys() else {k: v for k, v in body.items() if k in fields}
 
 
 def explain(error: ValidationError) -> str:
