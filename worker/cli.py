@@ -217,7 +217,7 @@ def _work(settings: "Settings", registry: "Registry", early_stop: threading.Even
 def _supervise(
     processes: int, name: str | None, variables: dict[str, str], grace: float, early_stop: threading.Event
 ) -> NoReturn:
-    from worker.supervisor import Supervisor, worker_process
+    from worker.supervisor import Supervisor, launch_of
 
-    start = partial(worker_process, name=name or None, variables=variables)
-    raise typer.Exit(run_until_stopped(Supervisor(start, processes, grace), early_stop, fast=False))
+    launch = partial(launch_of, name=name or None, variables=variables)
+    raise typer.Exit(run_until_stopped(Supervisor(launch, processes, grace), early_stop, fast=False))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from producer.connection.tasks import end
 from worker.lifeline import Lifeline
 
 logger = structlog.get_logger("chatrelay.supervisor")
@@ -31,14 +32,14 @@ _MARGIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerProcess:
-    """How one of the workers is started."""
+class Launch:
+    """How a worker process is started."""
 
     command: list[str]
     environment: Mapping[str, str]
 
 
-def worker_process(number: int, name: str | None, variables: Mapping[str, str]) -> WorkerProcess:
+def launch_of(number: int, name: str | None, variables: Mapping[str, str]) -> Launch:
     """Return how the worker of this ``number`` is started.
 
     ``name``: what the workers' names begin with; None leaves each the one it gives itself. ``variables``: the
@@ -50,7 +51,7 @@ def worker_process(number: int, name: str | None, variables: Mapping[str, str]) 
     # another `worker`.
     found_here = Path(__file__).parents[1] == Path.cwd()
     safely = [] if found_here else ["-P"]
-    return WorkerProcess([sys.executable, *safely, "-m", "worker", "run", "--lifeline"], environment)
+    return Launch([sys.executable, *safely, "-m", "worker", "run", "--lifeline"], environment)
 
 
 @dataclass(slots=True)
@@ -79,14 +80,14 @@ class Supervisor:
 
     def __init__(
         self,
-        start: Callable[[int], WorkerProcess],
+        launch: Callable[[int], Launch],
         count: int,
         grace: float,
         *,
         margin: float = _MARGIN,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
-        self._start = start
+        self._launch = launch
         self._count = count
         self._grace = grace
         self._margin = margin
@@ -142,11 +143,11 @@ class Supervisor:
 
     async def _live(self, number: int, lifeline: Lifeline) -> int:
         """Start a worker, and return its exit status once it has ended; minus N if signal N ended it."""
-        start = self._start(number)
+        launch = self._launch(number)
         try:
             process = await asyncio.create_subprocess_exec(
-                *start.command,
-                env=start.environment,
+                *launch.command,
+                env=launch.environment,
                 stdin=lifeline.end,
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor alone, and it passes it on
             )
@@ -172,14 +173,14 @@ class Supervisor:
     async def _drain(self, keepers: list[asyncio.Task[int]]) -> None:
         """Every worker was told to stop. They have the grace time, then the time to hand back, and no more."""
         hurried = asyncio.create_task(self._hurried.wait())
-        ended = asyncio.gather(*keepers)
+        ended = asyncio.create_task(asyncio.wait(keepers))
         await asyncio.wait((hurried, ended), timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
         await asyncio.wait((ended,), timeout=self._margin)
         for process in self._living:
             logger.error("a worker process did not stop in time and is killed", pid=process.pid)
             _send(process, signal.SIGKILL)
         await ended
+        await end(hurried)
 
 
 def _send(process: "asyncio.subprocess.Process", number: signal.Signals) -> None:
