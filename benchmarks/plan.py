@@ -14,12 +14,12 @@ TEXT_CHARS = 1 + STAMP_DIGITS + _SEQ_DIGITS
 class Plan:
     """``chunks`` in one answer, ``rate`` of them a second; a rate of 0 is as fast as the socket takes them.
 
-    With a ``gate`` the upstream holds answers back until that many calls wait for theirs, and then begins all of them.
+    ``gated`` answers are held back until the upstream is told to open its gate, and then begin together.
     """
 
     chunks: int = 5
     rate: float = 0.0
-    gate: int = 0
+    gated: bool = False
 
     def prompt(self) -> str:
         """Return the plan as a prompt."""

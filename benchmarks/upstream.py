@@ -5,7 +5,8 @@ It prints its base URL and serves until it is terminated. What it answers says t
 - fast: all chunks in one write, each an HTTP chunk of its own, as a service that flushes each of them sends them;
 - paced: the first chunk with the response's head, then one write for each, its text the clock at that write.
 
-``GET /figures`` tells what it sent since the last time it was asked.
+``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate, and
+``GET /open`` opens it.
 """
 
 import asyncio
@@ -143,11 +144,21 @@ class Service:
     def begin(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         """Answer a call, now or when the gate opens."""
         self.figures.calls += 1
-        self._held.append(lambda: self._answer(plan, transport))
-        if len(self._held) >= plan.gate:
+        if plan.gated:
+            self._held.append(lambda: self._answer(plan, transport))
+        else:
+            self._answer(plan, transport)
+
+    def told(self, path: bytes) -> bytes:
+        """Answer a question of whoever measures."""
+        if path == b"/figures":
+            return self.figures.take()
+        waiting = len(self._held)
+        if path == b"/open":
             held, self._held = self._held, []
             for answer in held:
                 answer()
+        return b"%d" % waiting
 
     def _answer(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         if plan.rate:
@@ -182,7 +193,7 @@ class Connection(asyncio.Protocol):
         if head.startswith(b"POST "):
             self._service.begin(Plan.read(json.loads(body)), self._transport)
         else:
-            told = self._service.figures.take()
+            told = self._service.told(head.split(b" ", 2)[1])
             kind = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
             self._transport.write(kind % len(told) + told)
 
