@@ -1,19 +1,16 @@
 """`python -m worker` is `chat-worker`."""
 
 import sys
-from importlib.util import find_spec
 
-# Looked for before anything is done: the commands load them only once they need them.
-_NEEDED = ("aiohttp", "structlog", "typer")
+from worker import loading
 
 
 def main() -> None:
     """Run `chat-worker`; without the packages that it needs, say how to get them."""
     try:
-        for package in _NEEDED:
-            if find_spec(package) is None:
-                raise ModuleNotFoundError(name=package)
-        from worker.cli import app
+        loading.check_packages()
+        with loading.quickly():
+            from worker.cli import app
     except KeyboardInterrupt:  # while the packages load
         sys.exit(130)
     except ModuleNotFoundError as error:

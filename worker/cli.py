@@ -13,7 +13,7 @@ import typer
 from producer.connection.url import Url
 from producer.wire.keys import Keys, is_name
 from producer.wire.lifetimes import RETENTION_MS
-from worker import logs
+from worker import loading, logs
 from worker.options import (
     BackoffOption,
     ConcurrencyOption,
@@ -135,7 +135,8 @@ def _row(provider: "Provider") -> tuple[str, str, str, str, str, str]:
 
 
 def _registry(config: Path | None) -> "Registry":
-    from worker.providers_file import ConfigError, load_registry
+    with loading.quickly():
+        from worker.providers_file import ConfigError, load_registry
 
     try:
         registry = load_registry(config)
@@ -184,10 +185,11 @@ def _queues(given: list[str]) -> dict[str, Any]:
 
 
 def _settings(**values: Any) -> "Settings":
-    from pydantic import ValidationError
+    with loading.quickly():
+        from pydantic import ValidationError
 
-    from producer.wire.job import explain
-    from worker.settings import Settings
+        from producer.wire.job import explain
+        from worker.settings import Settings
 
     try:
         Keys(values["prefix"])
@@ -209,7 +211,8 @@ def _usage(message: str) -> typer.Exit:
 
 
 def _work(settings: "Settings", registry: "Registry", early_stop: threading.Event, *, lifeline: bool) -> None:
-    from worker.worker import Worker
+    with loading.quickly():
+        from worker.worker import Worker
 
     run_until_stopped(Worker(settings, registry), early_stop, lifeline=lifeline)
 
