@@ -231,7 +231,11 @@ def test_g10_a_signal_to_the_whole_group_drains_once_and_running_jobs_finish(
         assert types(reader) == ["queued", "started", "chunk", "chunk", "done"]
         ended = started.ends()
     assert (ended.status, ended.out) == (0, "")
-    assert len(lines(started, "worker stopped")) == 2
+    stopped = lines(started, "worker stopped")
+    assert sorted(str(line["worker"]) for line in stopped) == [
+        "w-1",
+        "w-2",
+    ]  # as in every line that one of them wrote
     assert "Traceback" not in ended.err
     status = run([*PRODUCER, "status", "too-late", "--json"], **shell)
     assert json.loads(status.out)["status"] == "queued"

@@ -14,6 +14,7 @@ from producer.connection.url import Url
 from producer.wire.keys import Keys, is_name
 from producer.wire.lifetimes import RETENTION_MS
 from worker import loading, logs
+from worker.lifeline import MARGIN
 from worker.options import (
     BackoffOption,
     ConcurrencyOption,
@@ -214,7 +215,10 @@ def _work(settings: "Settings", registry: "Registry", early_stop: threading.Even
     with loading.quickly():
         from worker.worker import Worker
 
-    run_until_stopped(Worker(settings, registry), early_stop, lifeline=lifeline)
+    if lifeline:
+        logs.sign(settings.name)
+    orphaned_for = settings.grace + MARGIN if lifeline else None
+    run_until_stopped(Worker(settings, registry), early_stop, fast=True, orphaned_for=orphaned_for)
 
 
 def _supervise(

@@ -9,9 +9,13 @@ asked for it, and comes already when the thread that started the child ends.
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+MARGIN = 20.0
+"""Seconds beyond the grace time in which a worker hands back and takes its leave, Redis there or not."""
 
 
 class Lifeline:
@@ -30,13 +34,20 @@ class Lifeline:
         os.close(self._kept)
 
 
-def when_cut(callback: Callable[[], None]) -> None:
-    """Call ``callback``, once, in the running loop, when standard input ends: the worker's side."""
+def when_cut(callback: Callable[[], None], leave_within: float) -> None:
+    """Call ``callback``, once, in the running loop, when standard input ends: the worker's side.
+
+    Nobody is left then who would kill a worker that does not stop, such as one whose provider keeps a thread waiting.
+    So the process ends by itself ``leave_within`` seconds later, whatever still runs.
+    """
     loop, fd = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def look() -> None:
         if not os.read(fd, 1024):
             loop.remove_reader(fd)
+            leave = threading.Timer(leave_within, os._exit, (1,))
+            leave.daemon = True
+            leave.start()
             callback()
 
     loop.add_reader(fd, look)

@@ -10,6 +10,7 @@ import structlog
 from worker.providers.redaction import redact
 
 _secrets: set[str] = set()
+_signature: dict[str, str] = {}
 
 
 def set_up(level: str, log_format: str) -> None:
@@ -23,6 +24,7 @@ def set_up(level: str, log_format: str) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
+            _signed,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Before the renderers, whose own way of showing an exception would show local variables as well.
             structlog.processors.format_exc_info,
@@ -39,6 +41,16 @@ def set_up(level: str, log_format: str) -> None:
 def hide(secrets: Iterable[str]) -> None:
     """Never show any of ``secrets`` in a log line: what others raise is logged, and may hold them."""
     _secrets.update(secrets)
+
+
+def sign(worker: str) -> None:
+    """From now on, name this worker in every line: several share an output."""
+    _signature["worker"] = worker
+
+
+def _signed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.update(_signature)
+    return event
 
 
 def _without_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

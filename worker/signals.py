@@ -31,19 +31,20 @@ def note_early_signals() -> threading.Event:
 
 
 def run_until_stopped(
-    work: Stoppable[Ending], early_stop: threading.Event, *, fast: bool = True, lifeline: bool = False
+    work: Stoppable[Ending], early_stop: threading.Event, *, fast: bool, orphaned_for: float | None = None
 ) -> Ending:
     """Run ``work`` and return how it ended.
 
-    ``fast``: on uvloop, if that is there. ``lifeline``: stop also when standard input ends.
+    ``fast``: on uvloop, if that is there. ``orphaned_for``: stop also when standard input ends, the lifeline of a
+    supervised worker, and live no longer than so many seconds after that.
     """
 
     async def main() -> Ending:
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, work.stop)
-        if lifeline:
-            when_cut(work.stop)
+        if orphaned_for is not None:
+            when_cut(work.stop, orphaned_for)
         if early_stop.is_set():
             work.stop()
         return await work.run()

@@ -19,16 +19,12 @@ from pathlib import Path
 import structlog
 
 from producer.connection.tasks import end
-from worker.lifeline import Lifeline
+from worker.lifeline import MARGIN, Lifeline
 
 logger = structlog.get_logger("chatrelay.supervisor")
 
 USAGE = 2
 """The exit status of a worker that cannot use what it was told. Starting it again would change nothing."""
-
-_MARGIN = (
-    20.0  # seconds beyond the grace time in which a worker hands back and takes its leave, Redis there or not
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class Supervisor:
         count: int,
         grace: float,
         *,
-        margin: float = _MARGIN,
+        margin: float = MARGIN,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self._launch = launch
