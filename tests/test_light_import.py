@@ -156,7 +156,6 @@ def test_the_workers_command_loads_what_a_worker_is_made_of_only_for_a_worker() 
         "aiohttp",
         "uvloop",
         "pydantic",
-        "rich",
         "producer.client",
         "worker.worker",
         "worker.verify.matrix",
