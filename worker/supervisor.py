@@ -168,6 +168,7 @@ class Supervisor:
 
     async def _drain(self, keepers: list[asyncio.Task[int]]) -> None:
         """Every worker was told to stop. They have the grace time, then the time to hand back, and no more."""
+        logger.info("stopping the workers", running=len(self._living), grace=self._grace)
         hurried = asyncio.create_task(self._hurried.wait())
         ended = asyncio.create_task(asyncio.wait(keepers))
         await asyncio.wait((hurried, ended), timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
