@@ -142,7 +142,8 @@ def test_the_outcomes_are_pure() -> None:
 
 def test_only_the_edges_read_arguments_and_the_environment() -> None:
     allowed = {"producer.cli", "producer.client", "producer.connection.embedded", "worker.providers_file"}
-    allowed |= {"worker.verify.fleet"}  # hands its own environment on to the workers that it starts
+    # These hand their own environment on to the workers that they start.
+    allowed |= {"worker.verify.fleet", "worker.supervisor"}
     readers = {
         module
         for module, tree in TREES.items()

@@ -1,5 +1,6 @@
 """`import producer` stays light: the base install is enough for a client, and it loads no more than that."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -85,7 +86,6 @@ FORBIDDEN = {
 @pytest.mark.parametrize(
     "module",
     [
-        "producer",
         "producer.blocking",
         "producer.client",
         "producer.wire.job",
@@ -99,10 +99,90 @@ def test_import_producer_pulls_in_nothing_of_the_extras(module: str) -> None:
     assert {"redis", "msgpack"} & loaded or module.startswith("producer.wire")
 
 
-def test_import_producer_leaves_the_blocking_twin_to_who_asks_for_it() -> None:
-    names = json.loads(python("import json, sys, producer; print(json.dumps(list(sys.modules)))"))
+def loaded_after(code: str) -> set[str]:
+    """The full names of the modules that are loaded once ``code`` has run."""
+    return set(json.loads(python(f"{code}\nimport json, sys; print(json.dumps(list(sys.modules)))")))
+
+
+def test_import_producer_loads_the_names_that_are_taken_and_no_more() -> None:
+    alone = loaded_after("import producer")
+    assert {name for name in alone if name.startswith("producer")} == {"producer"}
+    assert {"asyncio", "redis", "pydantic"} & alone == set()
+    errors = loaded_after("from producer import JobFailed, Unavailable")
+    assert {name for name in errors if name.startswith("producer")} == {"producer", "producer.errors"}
+    assert {"asyncio", "redis", "pydantic"} & errors == set()
+
+
+def test_the_client_leaves_the_blocking_twin_and_the_command_to_who_asks_for_them() -> None:
+    names = loaded_after("from producer import Producer")
     assert "producer.client" in names
-    assert {"producer.blocking", "producer.loop_thread"} & {*names} == set()
+    assert {"producer.blocking", "producer.loop_thread", "producer.cli"} & names == set()
+    assert {name.partition(".")[0] for name in names} & FORBIDDEN == set()
+
+
+def test_what_a_checker_reads_of_the_client_is_what_is_loaded() -> None:
+    """The names stand twice in `producer/__init__.py`: for checkers and editors, and for the interpreter."""
+    import producer
+
+    tree = ast.parse((ROOT / "producer" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    read = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert read == producer._HOME_OF
+    assert sorted(read) == producer.__all__
+    assert set(producer.__all__) <= set(dir(producer))
+    for name, module in read.items():
+        assert getattr(producer, name) is getattr(sys.modules[str(module)], name)
+
+
+def test_a_name_that_the_client_does_not_have_is_refused_as_ever() -> None:
+    import producer
+
+    with pytest.raises(AttributeError, match="'producer' has no attribute 'Nonsense'"):
+        _ = producer.Nonsense  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="Nonsense"):
+        exec("from producer import Nonsense")
+
+
+def test_the_workers_command_loads_what_a_worker_is_made_of_only_for_a_worker() -> None:
+    names = loaded_after("from worker.cli import app")
+    heavy = {
+        "aiohttp",
+        "uvloop",
+        "pydantic",
+        "producer.client",
+        "worker.worker",
+        "worker.verify.matrix",
+    }
+    assert heavy & names == set()
+
+
+WORKS = (
+    "import worker.loading\nwith worker.loading.quickly():\n    import worker.worker, worker.providers_file\n"
+)
+
+
+def test_a_worker_loads_no_client_no_web_server_and_nothing_to_draw_with() -> None:
+    names = loaded_after(WORKS)
+    assert {"worker.worker", "aiohttp.client", "redis.asyncio", "structlog"} <= names
+    assert {
+        "producer.client",
+        "producer.subscription",
+        "aiohttp.web",
+        "rich",
+        "worker.verify",
+    } & names == set()
+
+
+def test_what_the_worker_does_not_load_is_there_for_others_afterwards() -> None:
+    python(f"{WORKS}import gc, rich, structlog\nassert gc.isenabled()\nassert rich.__file__")
+    python(f"import rich\n{WORKS}import sys\nassert sys.modules['rich'] is rich")
 
 
 def test_the_base_install_names_the_client_alone() -> None:

@@ -68,6 +68,6 @@ def test_the_toml_example_is_understood(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_commands_that_are_shown_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.removeprefix("$ ").partition("  #")[0] for line in "".join(blocks("console")).splitlines()]
     ours = [line for line in lines if line.startswith(("chat-worker", "chat-producer"))]
-    assert len(ours) == 9
+    assert len(ours) == 10
     for line in ours:
         parse(shlex.split(line), {}, monkeypatch)

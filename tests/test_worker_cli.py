@@ -101,6 +101,8 @@ def test_every_option_has_a_variable() -> None:
         if command.name == "verify":  # done by hand, once in a while
             continue
         for option in command.params:
+            if option.hidden:  # said by the supervisor alone
+                continue
             assert str(option.envvar or "").startswith("CHAT_"), f"{command.name} {option.name}"
 
 
@@ -202,6 +204,8 @@ def test_a_configuration_that_cannot_be_used_is_2_and_one_line_with_the_file(
         (["--max-dead", "0"], "max_dead"),
         (["--prefix", "a b"], "prefix"),
         (["--concurrency", "0"], "concurrency"),
+        (["--processes", "2", "--concurrency", "0"], "concurrency"),
+        (["--processes", "2", "--name", "x" * 127], "name"),
         (["--name", "x" * 200], "name"),
         (["--grace", "-1"], "grace"),
         (["--retention", "0"], "retention"),

@@ -2,11 +2,15 @@
 
 import sys
 
+from worker import loading
+
 
 def main() -> None:
     """Run `chat-worker`; without the packages that it needs, say how to get them."""
     try:
-        from worker.cli import app
+        loading.check_packages()
+        with loading.quickly():
+            from worker.cli import app
     except KeyboardInterrupt:  # while the packages load
         sys.exit(130)
     except ModuleNotFoundError as error:

@@ -1,29 +1,50 @@
 """`chat-worker`: arguments and environment in, exit status out."""
 
-import asyncio
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 import typer
-from pydantic import ValidationError
 
-from producer.connection import Url
-from producer.connection.embedded import NoEmbeddedServer, start_or_join
-from producer.wire.job import explain
+from producer.connection.url import Url
 from producer.wire.keys import Keys, is_name
 from producer.wire.lifetimes import RETENTION_MS
-from worker import logs
-from worker.providers.registry import Provider, Registry
-from worker.providers_file import ConfigError, load_registry
-from worker.settings import Settings, default_name
+from worker import loading, logs
+from worker.lifeline import MARGIN
+from worker.options import (
+    BackoffOption,
+    ConcurrencyOption,
+    ConfigOption,
+    GraceOption,
+    LeaseOption,
+    LifelineOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    MaxDeadOption,
+    MaxWaitOption,
+    NameOption,
+    PrefixOption,
+    ProcessesOption,
+    QueueOption,
+    RedisOption,
+    RetentionOption,
+    StrictOption,
+    SweepOption,
+    as_variables,
+)
+from worker.signals import note_early_signals, run_until_stopped
 from worker.verify.cli import verify
-from worker.worker import Worker
+
+# What a worker works with is imported when there is one: a supervisor, and whoever asks for help, needs none of it.
+if TYPE_CHECKING:
+    from worker.providers.registry import Provider, Registry
+    from worker.settings import Settings
 
 logger = structlog.get_logger("chatrelay")
 
@@ -35,97 +56,15 @@ app = typer.Typer(
 )
 app.command()(verify)
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class LogLevel(StrEnum):
-    """How much is logged."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
-
-class LogFormat(StrEnum):
-    """How it is written."""
-
-    auto = "auto"
-    console = "console"
-    json = "json"
-
-
-RedisOption = Annotated[
-    str | None,
-    typer.Option(
-        "--redis",
-        envvar="CHAT_REDIS_URL",
-        help="redis://, rediss:// or unix:// URL. Without one, an embedded server is started, or joined.",
-        show_default="embedded",
-    ),
-]
-QueueOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="CHAT_QUEUE",
-        metavar="NAME[,WEIGHT]",
-        help="Queue to serve; repeatable (in CHAT_QUEUE: separated by blanks). With weights, one of 4 has its turn "
-        "four times as often as one of 1.",
-        show_default="default",
-    ),
-]
-StrictOption = Annotated[
-    bool,
-    typer.Option(
-        "--strict", envvar="CHAT_STRICT", help="Serve a queue only while those named before it are empty."
-    ),
-]
-MaxDeadOption = Annotated[int, typer.Option(envvar="CHAT_MAX_DEAD", help="Dead letters that a queue keeps.")]
-MaxWaitOption = Annotated[
-    float,
-    typer.Option(
-        envvar="CHAT_MAX_WAIT", help="Seconds for which a job may be put off by providers that ask for it."
-    ),
-]
-ConcurrencyOption = Annotated[int, typer.Option(envvar="CHAT_CONCURRENCY", help="Jobs at the same time.")]
-NameOption = Annotated[
-    str | None,
-    typer.Option(envvar="CHAT_NAME", help="This worker's name in events and logs.", show_default="host-pid"),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", envvar="CHAT_CONFIG", help="TOML file of named providers.", show_default="built-in ones"
-    ),
-]
-PrefixOption = Annotated[str, typer.Option(envvar="CHAT_PREFIX", help="First part of every key.")]
-GraceOption = Annotated[
-    float, typer.Option(envvar="CHAT_GRACE", help="Seconds to finish running jobs after SIGTERM.")
-]
-LeaseOption = Annotated[
-    float,
-    typer.Option(envvar="CHAT_LEASE", help="Seconds after which a silent worker's jobs may be taken over."),
-]
-SweepOption = Annotated[
-    float, typer.Option(envvar="CHAT_SWEEP", help="Seconds between two looks for such jobs.")
-]
-BackoffOption = Annotated[
-    float,
-    typer.Option(envvar="CHAT_BACKOFF", help="Longest pause in seconds before a first retry; it doubles."),
-]
-RetentionOption = Annotated[
-    float, typer.Option(envvar="CHAT_RETENTION", help="Seconds for which an ended job can be read.")
-]
-LogLevelOption = Annotated[LogLevel, typer.Option(envvar="CHAT_LOG_LEVEL")]
-LogFormatOption = Annotated[LogFormat, typer.Option(envvar="CHAT_LOG_FORMAT")]
-
 
 @app.command()
 def run(
+    context: typer.Context,
     redis_url: RedisOption = None,
     queue: QueueOption = None,
     strict: StrictOption = False,
     concurrency: ConcurrencyOption = 64,
+    processes: ProcessesOption = 1,
     name: NameOption = None,
     config: ConfigOption = None,
     prefix: PrefixOption = "chat",
@@ -138,12 +77,13 @@ def run(
     retention: RetentionOption = RETENTION_MS / 1000,
     log_level: LogLevelOption = LogLevel.info,
     log_format: LogFormatOption = LogFormat.auto,
+    lifeline: LifelineOption = False,
 ) -> None:
     """Take jobs and answer them until SIGTERM or Ctrl-C; a second one stops at once."""
     logs.set_up(log_level, log_format)
-    early_stop = _note_early_signals()
-    registry = _registry(config)
-    logs.hide(secret for provider in registry for secret in provider.secrets)
+    early_stop = note_early_signals()
+    # A supervisor looks at the file, so that what is wrong there is said once; without one, there is nothing to see.
+    registry = _registry(config) if processes == 1 or config else None
     with _redis(redis_url) as url:
         settings = _settings(
             redis_url=url,
@@ -151,7 +91,7 @@ def run(
             **_queues(queue or ["default"]),
             strict=strict,
             concurrency=concurrency,
-            name=name or default_name(),
+            name=f"{name}-{processes}" if name and processes > 1 else name or None,
             grace=grace,
             lease=lease,
             sweep=sweep,
@@ -160,7 +100,10 @@ def run(
             max_dead=max_dead,
             retention=retention,
         )
-        _run_loop(Worker(settings, registry), early_stop)
+        if processes > 1:
+            variables = {**as_variables(context), "CHAT_REDIS_URL": url}
+            _supervise(processes, name, variables, grace, early_stop)
+        _work(settings, registry or _registry(config), early_stop, lifeline=lifeline)
 
 
 @app.command()
@@ -173,7 +116,7 @@ def providers(config: ConfigOption = None) -> None:
         typer.echo("  ".join([*cells, row[5]]).rstrip())
 
 
-def _row(provider: Provider) -> tuple[str, str, str, str, str, str]:
+def _row(provider: "Provider") -> tuple[str, str, str, str, str, str]:
     if provider.key_variable is None:
         key = "-"
     else:
@@ -189,11 +132,19 @@ def _row(provider: Provider) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _registry(config: Path | None) -> Registry:
+# -- what it is told -------------------------------------------------------------------------------------------
+
+
+def _registry(config: Path | None) -> "Registry":
+    with loading.quickly():
+        from worker.providers_file import ConfigError, load_registry
+
     try:
-        return load_registry(config)
+        registry = load_registry(config)
     except ConfigError as error:
         raise _usage(str(error)) from None
+    logs.hide(secret for provider in registry for secret in provider.secrets)
+    return registry
 
 
 @contextmanager
@@ -205,6 +156,8 @@ def _redis(url: str | None) -> Iterator[str]:
             raise _usage(str(error)) from None
         yield url
         return
+    from producer.connection.embedded import NoEmbeddedServer, start_or_join
+
     try:
         server = start_or_join()
     except NoEmbeddedServer as error:
@@ -232,12 +185,18 @@ def _queues(given: list[str]) -> dict[str, Any]:
     return {"queues": tuple(weights), "weights": weights}
 
 
-def _settings(**values: Any) -> Settings:
+def _settings(**values: Any) -> "Settings":
+    with loading.quickly():
+        from pydantic import ValidationError
+
+        from producer.wire.job import explain
+        from worker.settings import Settings
+
     try:
         Keys(values["prefix"])
         if wrong := [queue for queue in values["queues"] if not is_name(queue)]:
             raise ValueError(f"queue {wrong[0]!r}: use letters, digits and ._:@/+=- (at most 128)")
-        return Settings(**values)
+        return Settings(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         raise _usage(explain(error)) from None
     except ValueError as error:
@@ -249,30 +208,23 @@ def _usage(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _note_early_signals() -> threading.Event:
-    """Until the loop listens, a signal is only noted: an exception anywhere would leave behind what was started."""
-    noted = threading.Event()
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda *_: noted.set())
-    return noted
+# -- what it does with it --------------------------------------------------------------------------------------
 
 
-def _run_loop(worker: Worker, early_stop: threading.Event) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, worker.stop)
-        if early_stop.is_set():
-            worker.stop()
-        await worker.run()
+def _work(settings: "Settings", registry: "Registry", early_stop: threading.Event, *, lifeline: bool) -> None:
+    with loading.quickly():
+        from worker.worker import Worker
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main())
+    if lifeline:
+        logs.sign(settings.name)
+    orphaned_for = settings.grace + MARGIN if lifeline else None
+    run_until_stopped(Worker(settings, registry), early_stop, fast=True, orphaned_for=orphaned_for)
 
 
-def _loop_factory() -> Any:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+def _supervise(
+    processes: int, name: str | None, variables: dict[str, str], grace: float, early_stop: threading.Event
+) -> NoReturn:
+    from worker.supervisor import Supervisor, launch_of
+
+    launch = partial(launch_of, name=name or None, variables=variables)
+    raise typer.Exit(run_until_stopped(Supervisor(launch, processes, grace), early_stop, fast=False))

@@ -10,6 +10,7 @@ import structlog
 from worker.providers.redaction import redact
 
 _secrets: set[str] = set()
+_signature: dict[str, str] = {}
 
 
 def set_up(level: str, log_format: str) -> None:
@@ -23,6 +24,7 @@ def set_up(level: str, log_format: str) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
+            _signed,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Before the renderers, whose own way of showing an exception would show local variables as well.
             structlog.processors.format_exc_info,
@@ -30,7 +32,8 @@ def set_up(level: str, log_format: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # It writes a line and its end in one go: the lines of several processes that share the output stay whole.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
 
@@ -38,6 +41,16 @@ def set_up(level: str, log_format: str) -> None:
 def hide(secrets: Iterable[str]) -> None:
     """Never show any of ``secrets`` in a log line: what others raise is logged, and may hold them."""
     _secrets.update(secrets)
+
+
+def sign(worker: str) -> None:
+    """From now on, name this worker in every line: several share an output."""
+    _signature["worker"] = worker
+
+
+def _signed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.update(_signature)
+    return event
 
 
 def _without_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -62,7 +62,8 @@ Calls = Annotated[StrictInt, Field(ge=1)]
 
 
 class _TimeoutsTable(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Built when there is a file to read.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
     connect: Seconds | None = None
     first_chunk: Seconds | None = None
     between_chunks: Seconds | None = None
@@ -70,7 +71,8 @@ class _TimeoutsTable(BaseModel):
 
 
 class _ProviderTable(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Built when there is a file to read.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
     kind: str
     base_url: HttpUrl | None = None
     api_key_env: str | None = None

@@ -1,5 +1,8 @@
 """G12: what a provider raises is logged, and what it holds is not shown."""
 
+import io
+import json
+
 import pytest
 import structlog
 
@@ -43,3 +46,20 @@ def test_lines_below_the_level_are_not_shown(capsys: pytest.CaptureFixture[str])
     structlog.get_logger().info("quiet")
     structlog.get_logger().warning("loud")
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_line_is_written_with_its_end_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes share an output: what is written in two goes, another one's line may come between."""
+    written: list[str] = []
+
+    class Recorder(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", Recorder())
+    logs.set_up("info", "json")
+    structlog.get_logger().info("a line")
+    (line,) = written
+    assert json.loads(line)["event"] == "a line"
+    assert line.endswith("}\n")

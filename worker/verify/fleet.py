@@ -56,6 +56,7 @@ class Manner:
             "prefix": self.prefix,
             "queue": "default",
             "concurrency": self.concurrency,
+            "processes": 1,
             "lease": self.lease,
             "sweep": self.sweep,
             "backoff": self.backoff,

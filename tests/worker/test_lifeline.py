@@ -1,0 +1,58 @@
+"""What a worker does when its supervisor is gone."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.processes import PATIENCE, ROOT, environment
+
+WATCHING = """
+import asyncio
+from worker.lifeline import when_cut
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+async def main():
+    cut = asyncio.Event()
+    when_cut({callback}, {seconds})
+    print("watching", flush=True)
+    await cut.wait()
+
+with asyncio.Runner(loop_factory={loop}) as runner:
+    runner.run(main())
+"""
+
+
+def watching(callback: str, seconds: float, loop: str = "None") -> "subprocess.Popen[bytes]":
+    code = WATCHING.format(callback=callback, seconds=seconds, loop=loop)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+    )
+
+
+@pytest.mark.parametrize("loop", ["None", "uvloop and uvloop.new_event_loop"])
+def test_the_end_of_standard_input_is_told_once_and_what_is_written_there_is_nothing(loop: str) -> None:
+    callback = "lambda: (print('cut', flush=True), cut.set())"
+    with watching(callback, 60, loop) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"watching\n"
+        process.stdin.write(b"not yet")
+        process.stdin.flush()
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, b"cut\n")
+
+
+def test_an_orphan_that_does_not_stop_ends_all_the_same() -> None:
+    with watching("lambda: None", 0.05) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"watching\n"
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
