@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from benchmarks import processes, servers
 from benchmarks.command import parse, parser
-from benchmarks.report import Bound, Report
+from benchmarks.report import Report
 from producer.connection import Line, Url
 from producer.connection.line import pack
 from producer.wire.events import Chunk, Done, Event, Queued, Started, encode
@@ -48,7 +48,12 @@ class Shape:
         return self.jobs * self.readers * self.frames * self.merged
 
 
-FAST = [Shape(1, CLIENTS, 40, 1), Shape(1, CLIENTS, 20, 10), Shape(CLIENTS, 1, 10, 1), Shape(CLIENTS, 1, 5, 10)]
+FAST = [
+    Shape(1, CLIENTS, 40, 1),
+    Shape(1, CLIENTS, 20, 10),
+    Shape(CLIENTS, 1, 10, 1),
+    Shape(CLIENTS, 1, 5, 10),
+]
 PACED = [(Shape(1, CLIENTS, 1, 1), 0.05), (Shape(CLIENTS, 1, 1, 1), 0.001)]
 """Shapes and seconds between two frames, each for the next job."""
 
@@ -75,7 +80,9 @@ class Scribe:
         await self._send([self._frame(job, [Started(self._id(job), 1, "p", "w")]) for job in self.written])
 
     async def round(self, shape: Shape) -> None:
-        await self._send([self._chunks(job, shape.merged) for _ in range(shape.frames) for job in self.written])
+        await self._send(
+            [self._chunks(job, shape.merged) for _ in range(shape.frames) for job in self.written]
+        )
 
     async def paced(self, frames: int, interval: float) -> None:
         """Write one frame of one chunk for one job after the other."""
@@ -181,9 +188,14 @@ def main() -> int:
                 if given.only in (setting := f"{name}: paced, {shape.name}"):
                     count = frames[shape]
                     found = alternate(
-                        given.repeats, server.url, shape, lambda run: run.paced(shape, interval, count)  # noqa: B023
+                        given.repeats,
+                        server.url,
+                        shape,
+                        lambda run: run.paced(shape, interval, count),  # noqa: B023
                     )
-                    add(report, setting, found, {"reader CPU / 100k": "s", "late p50": "ms", "late p99": "ms"})
+                    add(
+                        report, setting, found, {"reader CPU / 100k": "s", "late p50": "ms", "late p99": "ms"}
+                    )
     report.servers = described
     report.finish(given.out)
     return 0
@@ -197,7 +209,9 @@ def alternate(repeats: int, url: str, shape: Shape, part) -> dict[str, list[tupl
     return found
 
 
-def add(report: Report, setting: str, found: dict[str, list[tuple[float, ...]]], units: dict[str, str]) -> None:
+def add(
+    report: Report, setting: str, found: dict[str, list[tuple[float, ...]]], units: dict[str, str]
+) -> None:
     for place, (measure, unit) in enumerate(units.items()):
         for side in SIDES:
             report.add(setting, side, measure, unit, [values[place] for values in found[side]])

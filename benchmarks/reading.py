@@ -121,7 +121,10 @@ async def serve(given: argparse.Namespace) -> None:
             case {"check": True}:
                 seen = dict(zip(jobs, await asyncio.gather(*readers), strict=True))
                 each = [await reader for reader in readers]
-                say(problems=await problems(given.url, keys, list(zip(jobs, each, strict=True))), read=len(seen))
+                say(
+                    problems=await problems(given.url, keys, list(zip(jobs, each, strict=True))),
+                    read=len(seen),
+                )
     await side.aclose()
 
 
