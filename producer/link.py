@@ -1,7 +1,6 @@
 """Commands to Redis with a time limit: carried through a short outage, then one typed error."""
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Call, ScriptRunner, Url, connect
+from producer.connection import Call, Line, ScriptRunner, Url, connect
 from producer.errors import Unavailable
 
 T = TypeVar("T")
@@ -35,11 +34,12 @@ class Link:
         self.url = url
         self.timeout = timeout
         self._redis = connect(url, connect_timeout=timeout)
-        self._scripts = ScriptRunner(self._redis)
+        self._line = Line(url, timeout)
+        self._scripts = ScriptRunner(self._line)
         self.closed = False
 
     async def run(self, *calls: Call) -> list[Any]:
-        """Run scripts in one round trip and return their results.
+        """Run scripts in one round trip, which other callers may share, and return their results.
 
         Raises:
             Unavailable: not reachable within the timeout, or a script was refused.
@@ -52,8 +52,16 @@ class Link:
         Raises:
             Unavailable: not reachable within the timeout, or a script was refused.
         """
-        tries = itertools.count()
-        results = await self.ask(lambda _: self._scripts.run(calls(next(tries) > 0)))
+        again = False
+
+        async def run() -> list[Any]:
+            nonlocal again
+            if not self._line.is_open:
+                await self._line.open()
+            said, again = calls(again), True
+            return await self._scripts.run(said)
+
+        results = await self._patiently(run, self._line.close)
         for result in results:
             if isinstance(result, RedisError):
                 raise self._refused(result) from result
@@ -65,6 +73,10 @@ class Link:
         Raises:
             Unavailable: not reachable within the timeout, or the command was refused.
         """
+        return await self._patiently(lambda: command(self._redis))
+
+    async def _patiently(self, command: Callable[[], Awaitable[T]], give_up: Callable[[], object] = int) -> T:
+        """Await ``command()``, again and again where that can help. ``give_up`` is called when its time is over."""
         if self.closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         last: Exception | None = None
@@ -73,7 +85,7 @@ class Link:
                 pause = _FIRST_PAUSE
                 while True:
                     try:
-                        return await command(self._redis)
+                        return await command()
                     except _FINAL:
                         raise
                     except _PASSING as error:
@@ -83,6 +95,7 @@ class Link:
                         raise Unavailable("this Producer was closed") from last
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:
+            give_up()  # a peer that is silent may stay so
             why = last or error
             raise Unavailable(self._says(why), passing=True) from why
         except RedisError as error:
@@ -91,6 +104,7 @@ class Link:
     async def aclose(self) -> None:
         """Close the connections; whatever is asked afterwards is refused."""
         self.closed = True
+        self._line.close()
         await self._redis.aclose()
 
     def _refused(self, error: RedisError) -> Unavailable:

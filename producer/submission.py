@@ -10,6 +10,7 @@ of them, the last one to be refused takes the job back.
 """
 
 import secrets
+from functools import cache
 from typing import Any
 
 from producer import scripts
@@ -67,6 +68,7 @@ def new_acceptance() -> str:
     return secrets.token_hex(4)
 
 
+@cache
 def queued_frame(queue: str) -> bytes:
     """Return the frame of a job's first event."""
     return encode(Queued(str(QUEUED_ID), queue))

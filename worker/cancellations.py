@@ -37,22 +37,23 @@ class Stop:
     def __init__(self, task: "asyncio.Task[Any]") -> None:
         self.reason: Reason | None = None
         self._task = task
-        self._asked = asyncio.Event()
+        self._turned: asyncio.Future[None] = task.get_loop().create_future()
+        task.add_done_callback(self._turn)
 
     def now(self, reason: Reason) -> None:
         """Stop the task; the first reason counts."""
         if self.reason is None and not self._task.done():
             self.reason = reason
-            self._asked.set()
+            self._turn()
 
     async def wait(self) -> bool:
         """Wait for the task's end, stopping it when that is asked; False if it would not be stopped."""
-        asked = asyncio.ensure_future(self._asked.wait())
-        try:
-            await asyncio.wait([self._task, asked], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            asked.cancel()
+        await self._turned
         return self._task.done() or await self._end_task()
+
+    def _turn(self, _: object = None) -> None:
+        if not self._turned.done():
+            self._turned.set_result(None)
 
     async def _end_task(self) -> bool:
         # Again and again: a provider, or a library below it, may swallow a cancel.

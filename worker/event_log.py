@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from producer.connection import Call
 from producer.wire.codec import WireError
-from producer.wire.events import Event, EventId, encode
+from producer.wire.events import Event, encode, encode_chunk
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.writer import Writer
@@ -32,6 +34,26 @@ class Attempt:
     At most one frame of an attempt is on its way at a time, so that a failed write leaves no hole in ``seq``.
     """
 
+    __slots__ = (
+        "_claimed_at",
+        "_next_seq",
+        "_rest",
+        "_settled",
+        "_taken_seq",
+        "_waiting",
+        "bytes_on_their_way",
+        "has_output",
+        "id",
+        "is_announced",
+        "job_id",
+        "keeps",
+        "lost",
+        "number",
+        "refusal",
+        "sealed",
+        "waiting_bytes",
+    )
+
     def __init__(self, job_id: str, id_: int, number: int) -> None:
         self.job_id = job_id
         self.id = id_
@@ -43,13 +65,19 @@ class Attempt:
         self.lost = False
         self.refusal: BaseException | None = None
         self.sealed = False
+        """Whether the last event is on its way: whatever a provider that would not stop still says comes too late."""
+        self.waiting_bytes = 0
+        """How much waits to be written, without the frame that is on its way."""
+        self.is_announced = False
+        """Whether the writer will ask for a frame when it puts the next pipeline together."""
+        self.bytes_on_their_way = 0
+        """The size of the frame that was sent, and has not been answered yet."""
         self._claimed_at = time.monotonic()
         self._next_seq = 0
         self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
         self._taken_seq = -1
-        self._written = asyncio.Event()
-        self._written.set()
+        self._rest = b""
+        self._settled: asyncio.Event | None = None
 
     def now_ms(self) -> int:
         """Return the time by Redis' clock, which is what an attempt's id was when it was claimed."""
@@ -65,38 +93,37 @@ class Attempt:
         """Give the last id to the next event instead: a hole in ``seq`` would look like a loss."""
         self._next_seq -= 1
 
-    @property
-    def waiting_bytes(self) -> int:
-        """How much waits to be written, without the frame that is on its way."""
-        return self._waiting_bytes
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether anything waits or is on its way."""
-        return not self._written.is_set()
-
     def put(self, event: bytes) -> None:
         """Add an encoded event to what waits."""
         self._waiting.append(event)
-        self._waiting_bytes += len(event)
+        self.waiting_bytes += len(event)
 
     def take_frame(self) -> tuple[str, bytes] | None:
-        """Take as many events as one frame may hold; return the last one's id and the frame."""
+        """Take as many events as one frame may hold; return the last one's id and the frame, None if none waits."""
         if not self._waiting:
-            self._written.set()
             return None
-        self._written.clear()
+        if self.waiting_bytes <= MAX_MERGED_BYTES:
+            count, frame = len(self._waiting), b"".join(self._waiting)
+            self._waiting.clear()
+        else:
+            count, frame = self._take_some()
+        self.waiting_bytes -= len(frame)
+        self._taken_seq += count
+        return f"{self.id}-{self._taken_seq}", frame
+
+    def _take_some(self) -> tuple[int, bytes]:
         size, pieces = 0, list[bytes]()
         while self._waiting and (not pieces or size + len(self._waiting[0]) <= MAX_MERGED_BYTES):
             pieces.append(self._waiting.popleft())
             size += len(pieces[-1])
-        self._waiting_bytes -= size
-        self._taken_seq += len(pieces)
-        return str(EventId(self.id, self._taken_seq)), b"".join(pieces)
+        return len(pieces), b"".join(pieces)
 
-    def seal(self) -> None:
-        """Take no further events: the last one is on its way, whatever a provider that would not stop still says."""
-        self.sealed = True
+    def take_rest(self) -> bytes:
+        """Return all that is still unwritten, for the attempt's last frame; again, where that was not written."""
+        self._rest += b"".join(self._waiting)
+        self._waiting.clear()
+        self.waiting_bytes = 0
+        return self._rest
 
     def check(self) -> None:
         """Raise what keeps this attempt from writing, if anything does."""
@@ -109,12 +136,19 @@ class Attempt:
         """Note that the job has another owner; what waits is dropped."""
         self.lost = True
         self._waiting.clear()
-        self._waiting_bytes = 0
-        self._written.set()
+        self.waiting_bytes = 0
+        self.settle()
 
-    async def written(self) -> None:
-        """Wait until nothing waits and nothing is on its way."""
-        await self._written.wait()
+    def settle(self) -> None:
+        """Wake whoever waits for a change in what is written."""
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+    async def settled(self) -> None:
+        """Wait until the frame that waits, or is on its way, has been answered."""
+        self._settled = self._settled or asyncio.Event()
+        await self._settled.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,25 +181,30 @@ class EventLog:
         return attempt.waiting_bytes > MAX_WAITING_BYTES or self._unwritten_bytes > MAX_ALL_WAITING_BYTES
 
     def append(self, attempt: Attempt, event: Event) -> None:
-        """Write ``event`` with the next round trip. While `is_full`, `flush` before going on.
+        """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
 
         Raises:
             LeaseLost: the job has another owner.
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; its id goes to the next one.
         """
-        attempt.check()
-        if attempt.sealed:
-            raise LeaseLost(attempt.job_id)
+        _check_open(attempt)
         try:
             data = encode(event)
         except WireError:
             attempt.take_back_id()
             raise
-        attempt.put(data)
-        self._unwritten_bytes += len(data)
-        if not attempt.is_writing:
-            self._write_next(attempt)
+        self._put(attempt, data)
+
+    def append_chunk(self, attempt: Attempt, text: str) -> None:
+        """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
+        _check_open(attempt)
+        try:
+            data = encode_chunk(attempt.next_id(), text)
+        except WireError:
+            attempt.take_back_id()
+            raise
+        self._put(attempt, data)
 
     async def flush(self, attempt: Attempt) -> None:
         """Wait until all that was appended is in the log.
@@ -174,11 +213,12 @@ class EventLog:
             LeaseLost: the job has another owner.
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
         """
-        await attempt.written()
+        while (attempt.waiting_bytes or attempt.bytes_on_their_way) and not attempt.lost:
+            await attempt.settled()
         attempt.check()
 
     async def finish(self, attempt: Attempt, end: End) -> str | None:
-        """Write the attempt's last event, and what is known of the job from then on.
+        """Write the attempt's last event with all that still waits, and what is known of the job from then on.
 
         Returns None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was written,
         and the attempt has to finish as cancelled, with an event of the same id.
@@ -188,16 +228,15 @@ class EventLog:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; finish with another one of the same id.
         """
-        frame = encode(end.event)
-        attempt.seal()
-        await self.flush(attempt)
-        keys = self._keys
-        names = [keys.log(attempt.job_id), keys.record(attempt.job_id)]
-        names += [keys.cancel(attempt.job_id), keys.events(attempt.job_id)]
-        what = (end.status, end.ttl_ms, 0 if end.counts else 1)
-        due = "" if end.due_ms is None else end.due_ms
-        call = scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
-        match await self._writer.submit(call):
+        last = encode(end.event)
+        attempt.sealed = True
+        while not attempt.lost and (attempt.bytes_on_their_way or attempt.waiting_bytes > MAX_MERGED_BYTES):
+            await attempt.settled()
+        attempt.check()
+        self._unwritten_bytes -= attempt.waiting_bytes
+        frame = attempt.take_rest() + last
+        attempt.settle()
+        match await self._writer.submit(self._finish_call(attempt, end, frame)):
             case b"written" | b"repeated":
                 return None
             case [b"cancel", reason]:
@@ -205,22 +244,49 @@ class EventLog:
         attempt.lose()
         raise LeaseLost(attempt.job_id)
 
-    def _write_next(self, attempt: Attempt) -> None:
-        taken = attempt.take_frame()
-        if taken is not None:
-            last_id, frame = taken
-            written = self._writer.submit(self._append_call(attempt.job_id, last_id, frame))
-            written.add_done_callback(lambda future: self._after_write(attempt, len(frame), future))
+    def _finish_call(self, attempt: Attempt, end: End, frame: bytes) -> Call:
+        keys, job_id = self._keys, attempt.job_id
+        names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id), keys.events(job_id)]
+        what = (end.status, end.ttl_ms, 0 if end.counts else 1)
+        due = "" if end.due_ms is None else end.due_ms
+        return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
-    def _after_write(self, attempt: Attempt, size: int, written: "asyncio.Future[bytes]") -> None:
-        self._unwritten_bytes -= size
-        refusal = None if written.cancelled() else written.exception()
-        attempt.refusal = refusal
-        if written.cancelled() or refusal or written.result() not in (b"written", b"repeated"):
+    # -- frames --------------------------------------------------------------------------------------------
+
+    def _put(self, attempt: Attempt, data: bytes) -> None:
+        attempt.put(data)
+        self._unwritten_bytes += len(data)
+        if not attempt.is_announced and not attempt.bytes_on_their_way:
+            self._announce(attempt)
+
+    def _announce(self, attempt: Attempt) -> None:
+        # A frame is made when it is sent: until then it grows.
+        attempt.is_announced = True
+        self._writer.submit_late(partial(self._next_call, attempt), partial(self._after_write, attempt))
+
+    def _next_call(self, attempt: Attempt) -> Call | None:
+        attempt.is_announced = False
+        taken = attempt.take_frame()
+        if taken is None:  # it went with the attempt's last event, or was dropped
+            return None
+        last_id, frame = taken
+        attempt.bytes_on_their_way = len(frame)
+        keys, job_id = self._keys, attempt.job_id
+        return scripts.APPEND.on([keys.log(job_id), keys.events(job_id)], last_id, frame)
+
+    def _after_write(self, attempt: Attempt, result: Any) -> None:
+        self._unwritten_bytes -= attempt.bytes_on_their_way
+        attempt.bytes_on_their_way = 0
+        if result not in (b"written", b"repeated"):
+            attempt.refusal = result if isinstance(result, Exception) else None
             self._unwritten_bytes -= attempt.waiting_bytes
             attempt.lose()
-        else:
-            self._write_next(attempt)
+        elif (attempt.waiting_bytes and not attempt.sealed) or attempt.waiting_bytes > MAX_MERGED_BYTES:
+            self._announce(attempt)
+        attempt.settle()
 
-    def _append_call(self, job_id: str, last_id: str, frame: bytes) -> Call:
-        return scripts.APPEND.on([self._keys.log(job_id), self._keys.events(job_id)], last_id, frame)
+
+def _check_open(attempt: Attempt) -> None:
+    attempt.check()
+    if attempt.sealed:
+        raise LeaseLost(attempt.job_id)

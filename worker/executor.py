@@ -1,6 +1,5 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,8 +82,9 @@ class Executor:
         providers = self._providers_for(job)
         names = [] if isinstance(providers, Failure) else [provider.name for provider in providers]
         claim = self._claim_of(job, None if isinstance(providers, Failure) else providers[0])
-        # Both in one round trip.
-        claimed, parked = await asyncio.gather(self._queue.claim(entry, claim), self._parking.look(names))
+        asked = self._parking.ask(names)  # in the claim's round trip
+        claimed = await self._queue.claim(entry, claim)
+        parked = await self._parking.answers(asked)
         if not isinstance(claimed, Claimed):
             return await self._conclude(entry, claimed)
         run = Run(entry, job, claimed)

@@ -25,9 +25,14 @@ class Limits:
         self._freed: dict[str, asyncio.Event] = {}
         self._held: dict[str, Call] = {}
 
-    @contextlib.asynccontextmanager
-    async def place(self, provider: Provider, holder: str) -> AsyncIterator[None]:
+    def place(self, provider: Provider, holder: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Wait for a place, and keep it while inside. ``holder`` names the call, and no other call."""
+        if provider.concurrency is None and provider.fleet_concurrency is None:
+            return contextlib.nullcontext()
+        return self._place(provider, holder)
+
+    @contextlib.asynccontextmanager
+    async def _place(self, provider: Provider, holder: str) -> AsyncIterator[None]:
         async with self._local_place(provider):
             if provider.fleet_concurrency is None:
                 yield

@@ -1,8 +1,10 @@
 """Providers that asked to be left alone, by all workers."""
 
+import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import structlog
 from redis.exceptions import RedisError
@@ -16,6 +18,10 @@ logger = structlog.get_logger("chatrelay.parking")
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0  # seconds, where the service does not say for how long
 
 
+Asked = Mapping[str, "asyncio.Future[int]"]
+"""A question about each of some providers."""
+
+
 class Parking:
     """Parks providers, and tells until when they are. Instants are ms by Redis' clock."""
 
@@ -23,20 +29,34 @@ class Parking:
         self._writer = writer
         self._keys = keys
         self._rests: dict[str, _Rest] = {}
+        self._asked: dict[str, asyncio.Future[int]] = {}
 
-    async def look(self, names: Iterable[str]) -> dict[str, int]:
+    def ask(self, names: Iterable[str]) -> Asked:
+        """Ask about the providers with the next pipeline; `answers` waits for what comes back."""
+        return {name: self._ask(name) for name in names}
+
+    async def answers(self, asked: Asked) -> dict[str, int]:
         """Return until when each of the providers is parked; those that are not are left out."""
-        calls = {
-            name: self._writer.submit(scripts.PARKED.on([self._keys.parked(name)]), remember=False)
-            for name in names
-        }
         found: dict[str, int] = {}
-        for name, future in calls.items():
+        for name, future in asked.items():
             try:
-                found[name] = await future
+                found[name] = future.result() if future.done() else await asyncio.shield(future)
             except RedisError as error:  # something else stands there: no reason not to ask the provider
                 logger.warning("cannot tell whether a provider is parked", provider=name, error=str(error))
         return {name: until for name, until in found.items() if until}
+
+    def _ask(self, name: str) -> "asyncio.Future[int]":
+        asked = self._asked.get(name)
+        if asked is None:  # otherwise somebody else is about to hear it
+            call = scripts.PARKED.on([self._keys.parked(name)])
+            asked = self._asked[name] = self._writer.submit(call, remember=False)
+            asked.add_done_callback(partial(self._answered, name))
+        return asked
+
+    def _answered(self, name: str, asked: "asyncio.Future[int]") -> None:
+        del self._asked[name]
+        if not asked.cancelled():
+            asked.exception()  # whoever asked may have gone before the answer came
 
     async def park(self, name: str, seconds: float | None) -> int:
         """Leave the provider alone for so long; if it did not say, for longer each time. Return until when."""

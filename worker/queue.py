@@ -7,6 +7,7 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 import asyncio
 import secrets
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import structlog
@@ -73,6 +74,11 @@ class Claimed:
 NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 
 
+@cache
+def _queued_frame(queue: str) -> bytes:
+    return encode(Queued(str(QUEUED_ID), queue))
+
+
 class Queue:
     """The queues that this worker serves."""
 
@@ -116,7 +122,7 @@ class Queue:
         keys, job_id = self._keys, claim.job_id
         names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
         what = (entry.id, entry.deliveries, claim.turn, self._worker, UNFINISHED_MS, entry.queue)
-        queued = encode(Queued(str(QUEUED_ID), entry.queue))
+        queued = _queued_frame(entry.queue)
         asked = (claim.provider, claim.model, token, self._retention_ms)
         after = "" if claim.after is None else claim.after
         return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after, claim.gone)

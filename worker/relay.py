@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 from producer.wire import events
 from producer.wire.events import MAX_TEXT_CHARS
@@ -11,6 +12,7 @@ from worker.event_log import Attempt, EventLog
 from worker.outcome import Answered
 from worker.providers import base
 from worker.providers.errors import TimedOut
+from worker.providers.part_stream import PartStream
 from worker.providers.registry import Timeouts
 
 
@@ -24,49 +26,96 @@ async def relay(
         LeaseLost: the job has another owner.
     """
     answer = _Answer(attempt, log)
-    async with _closing(parts):
-        clock = _Clock(timeouts)
-        async with clock.limit() as timer:
-            async for part in parts:
+    read = _reader_of(parts)
+    async with _closing(parts), _Clock(timeouts) as clock:
+        while some := await read():
+            for part in some:
                 answer.add(part)
-                if log.is_full(attempt):
-                    timer.reschedule(None)  # it is Redis that we wait for, not the provider
-                    with clock.stopped():
-                        await log.flush(attempt)
-                timer.reschedule(clock.next_chunk_by())
+            if log.is_full(attempt):
+                with clock.stopped():  # it is Redis that we wait for, not the provider
+                    await log.flush(attempt)
+            clock.expect_next()
     return answer.end()
 
 
+def _reader_of(parts: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequence[base.Part]]]:
+    """Return what awaits the parts that are ready: all that came with one read, where the provider can tell."""
+    if isinstance(parts, PartStream):
+        return parts.read
+
+    async def read() -> Sequence[base.Part]:
+        async for part in parts:
+            return (part,)
+        return ()
+
+    return read
+
+
 class _Clock:
-    """The limits on an answer: until its first chunk, between chunks, in all."""
+    """The limits on an answer: until its first chunk, between chunks, in all. Inside, the task is in time.
+
+    A chunk only moves an instant along; the one timer looks at it when it rings, and is set again where there is time
+    left. Setting it anew for each chunk would cost more than the chunk does.
+
+    Raises, on leaving:
+        TimedOut: time was up.
+    """
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
-        self._end = self._loop.time() + timeouts.total
+        now = self._loop.time()
+        self._end = now + timeouts.total
+        self._due = min(now + timeouts.first_chunk, self._end)
         self._started = False
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
 
-    @contextlib.asynccontextmanager
-    async def limit(self) -> AsyncIterator[asyncio.Timeout]:
-        timer = asyncio.timeout_at(min(self._loop.time() + self._timeouts.first_chunk, self._end))
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._set()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._unset()
         try:
-            async with timer:
-                yield timer
-        except TimeoutError as error:
-            if not timer.expired():
-                raise
-            raise TimedOut(self._what_took_too_long()) from error
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as timeout:
+            raise TimedOut(self._what_took_too_long()) from timeout
+
+    def expect_next(self) -> None:
+        """Note that something came, and begin to wait for what comes next."""
+        self._started = True
+        self._due = min(self._loop.time() + self._timeouts.between_chunks, self._end)
+        if self._due < self._rings_at:
+            self._unset()
+            self._set()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """While inside, the time that the whole answer may take does not run."""
+        """While inside, no time passes."""
         since = self._loop.time()
+        self._unset()
         yield
         self._end += self._loop.time() - since
+        self._set()
 
-    def next_chunk_by(self) -> float:
-        self._started = True
-        return min(self._loop.time() + self._timeouts.between_chunks, self._end)
+    def _set(self) -> None:
+        self._rings_at = self._due
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def _unset(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        if self._loop.time() < self._due:
+            self._set()
+        else:
+            self._timeout.reschedule(self._loop.time())
 
     def _what_took_too_long(self) -> str:
         if self._loop.time() >= self._end:
@@ -111,9 +160,10 @@ class _Answer:
         return Answered(self._finish_reason, self._chars, self._usage)
 
     def _add_text(self, text: str) -> None:
-        self._chars += len(text)
         for piece in _pieces(text):
-            self._append(events.Chunk(self._attempt.next_id(), piece))
+            self._log.append_chunk(self._attempt, piece)
+            self._chars += len(piece)
+            self._attempt.has_output = True
 
     def _add_reasoning(self, text: str) -> None:
         for piece in _pieces(text):
@@ -133,6 +183,8 @@ class _Joiner:
     def join(self, text: str) -> str:
         if text.isascii() and not self._half:
             return text
+        if not self._half and _is_whole(text):
+            return text
         text = self._half + text
         self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return _whole(text[: len(text) - len(self._half)])
@@ -143,13 +195,22 @@ class _Joiner:
         return _whole(half)
 
 
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _whole(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _pieces(text: str) -> Iterator[str]:
-    for start in range(0, len(text), MAX_TEXT_CHARS):
-        yield text[start : start + MAX_TEXT_CHARS]
+def _pieces(text: str) -> Sequence[str]:
+    if len(text) <= MAX_TEXT_CHARS:
+        return (text,) if text else ()
+    return [text[start : start + MAX_TEXT_CHARS] for start in range(0, len(text), MAX_TEXT_CHARS)]
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from redis.exceptions import AuthenticationError, RedisError
 
-from producer.connection import Url, connect
+from producer.connection import Line, Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from worker.asking import Asker
@@ -130,12 +130,11 @@ class Worker:
         url = Url(settings.redis_url)
         timeout = settings.timeout
         # Three ways to Redis, because none may wait for another: blocking reads, writes, pub/sub and a look aside.
-        reconnected = asyncio.Event()
         blocking = connect(url, connect_timeout=timeout, connections=1)
-        commands = connect(url, connect_timeout=timeout, connections=1, on_connect=reconnected.set)
+        line = Line(url, timeout)
         aside = connect(url, connect_timeout=timeout, connections=4)
-        async with blocking, commands, aside, open_session() as http:
-            writer = Writer(commands, timeout, reconnected)
+        async with blocking, aside, open_session() as http:
+            writer = Writer(line, timeout)
             holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
             reader = EntryReader(blocking, keys, holdings, settings)
             queue = Queue(writer, keys, holdings, settings)
@@ -148,7 +147,8 @@ class Worker:
             slots = _Slots(self._free, partial(self._begin, executor), partial(self._hand_back, queue))
             upkeep = Upkeep(queue, cancellations, limits, settings, slots)
             control = Control(aside, keys, settings, cancellations, upkeep.hear)
-            yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
+            with contextlib.closing(line):
+                yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
 
     async def _redis_comes(self, reader: EntryReader) -> bool:
         """Wait for Redis, and make the groups. False: the worker was stopped before it came."""

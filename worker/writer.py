@@ -11,9 +11,8 @@ last. So what was acknowledged lately is remembered, and said again to a server 
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Line, ScriptRunner, bounded
+from worker.recent_calls import RecentCalls, size_of
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -40,12 +40,6 @@ MAX_CALLS = 1000
 
 MAX_BYTES = 1024 * 1024
 """Bytes in one pipeline, unless a single call has more."""
-
-REMEMBERED_SECONDS = 3.0
-"""How long an acknowledged call is remembered. Redis syncs every second, and waits for a slow disk for two."""
-
-REMEMBERED_BYTES = 16 * 1024 * 1024
-"""Bytes remembered at most; of a faster flow than this, only the last part can be said again."""
 
 _PASSING = (
     BusyLoadingError,
@@ -81,30 +75,31 @@ _REFUSED_PAUSE = 0.5  # seconds
 class _Pending:
     """A call on its way; ``tell`` is called with its result, or the `RedisError` that it ended with.
 
-    ``make``: returns the call once it is about to be sent, or None if there is none any more.
+    ``make``: where there is no call yet, returns it once it is about to be sent, or None if there is none any more.
     ``remembered``: whether a server that forgot it is told again. ``repeated``: whether it is said again when its
     reply did not come. ``is_suspect``: the connection broke when it went alone, to a server that was there.
     """
 
-    make: Callable[[], Call | None]
     tell: Callable[[Any], None]
+    made: Call | None = None
+    make: Callable[[], Call | None] | None = None
     remembered: bool = True
     repeated: bool = True
     is_suspect: bool = False
     size: int = 0
-    _call: Call | None = field(default=None)
 
     @property
     def call(self) -> Call:
-        assert self._call is not None, "only what was put together is sent"
-        return self._call
+        assert self.made is not None, "only what was put together is sent"
+        return self.made
 
     def put_together(self) -> bool:
         """Make the call, if that was not done yet; return whether there is one."""
-        if self._call is None:
-            self._call = self.make()
-            self.size = 0 if self._call is None else _size(self._call)
-        return self._call is not None
+        if self.made is None and self.make is not None:
+            self.made = self.make()
+        if self.made is not None and not self.size:
+            self.size = size_of(self.made)
+        return self.made is not None
 
 
 class Writer:
@@ -120,7 +115,7 @@ class Writer:
         self._waiting: list[_Pending] = []
         self._work = asyncio.Event()
         self._pause = _FIRST_PAUSE
-        self._recent = _RecentCalls()
+        self._recent = RecentCalls()
         self._server: str | None = None
         self._has_met_server = False
         self._is_careful = False
@@ -135,7 +130,8 @@ class Writer:
             redis.exceptions.RedisError: with ``repeat=False``, its reply did not come.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._add(_Pending(lambda: call, partial(_resolve, future), remember, repeat))
+        tell = partial(_resolve, future)
+        self._add(_Pending(tell, call, remembered=remember, repeated=repeat))
         return future
 
     def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
@@ -143,7 +139,7 @@ class Writer:
 
         ``tell`` is called with the result, or with the `RedisError` with which the server refused it.
         """
-        self._add(_Pending(make, tell))
+        self._add(_Pending(tell, make=make))
 
     def _add(self, pending: _Pending) -> None:
         self._waiting.append(pending)
@@ -151,7 +147,7 @@ class Writer:
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._recent.add(call, _size(call), time.monotonic())
+        self._recent.add(call, size_of(call), time.monotonic())
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -174,9 +170,11 @@ class Writer:
         # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
         most = 1 if self._is_careful or self._waiting[0].is_suspect else MAX_CALLS
         for pending in self._waiting:
+            if len(batch) == most:
+                break
             if pending.put_together():
                 size += pending.size
-                if batch and (len(batch) == most or size > MAX_BYTES or pending.is_suspect):
+                if batch and (size > MAX_BYTES or pending.is_suspect):
                     break
                 batch.append(pending)
             looked_at += 1
@@ -268,27 +266,6 @@ class Writer:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-class _RecentCalls:
-    """What was acknowledged shortly before the server was last heard of, in order."""
-
-    def __init__(self) -> None:
-        self._calls: deque[tuple[float, int, Call]] = deque()
-        self._bytes = 0
-
-    def add(self, call: Call, size: int, now: float) -> None:
-        self._calls.append((now, size, call))
-        self._bytes += size
-
-    def forget_the_old(self, now: float) -> None:
-        """Forget what is older than the last moments; called whenever the server was heard of."""
-        begin = now - REMEMBERED_SECONDS
-        while self._calls and (self._calls[0][0] < begin or self._bytes > REMEMBERED_BYTES):
-            self._bytes -= self._calls.popleft()[1]
-
-    def calls(self) -> list[Call]:
-        return [call for _, _, call in self._calls]
-
-
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
     if future.done():
         return  # whoever asked has gone
@@ -304,10 +281,6 @@ def _to_be_repeated(batch: Sequence[_Pending], error: Exception) -> Sequence[_Pe
         if not pending.repeated:
             pending.tell(RedisConnectionError(f"the reply was lost: {error}"))
     return [pending for pending in batch if pending.repeated]
-
-
-def _size(call: Call) -> int:
-    return sum(len(arg) for arg in call.args if isinstance(arg, bytes))
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ _INCOMPLETE = object()
 
 def pack(*args: Arg) -> bytes:
     """Return a command as the bytes that are sent."""
-    packed: bytes = hiredis.pack_command(args)
+    packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub knows tuples of one only
     return packed
 
 
@@ -51,7 +51,9 @@ class HandedOver:
 
     def __init__(self, connection: AbstractConnection, protocol: asyncio.Protocol) -> None:
         # There is no public way to it. redis-py forgets the two, or it would close them when it is collected.
-        self._stream: asyncio.StreamWriter = connection._writer  # noqa: SLF001
+        stream = connection._writer  # noqa: SLF001
+        assert stream is not None, "it is open"
+        self._stream = stream  # which would close the transport when it is collected
         connection._reader = connection._writer = None  # noqa: SLF001
         self.transport: asyncio.WriteTransport = self._stream.transport
         self.transport.set_protocol(protocol)

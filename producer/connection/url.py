@@ -1,7 +1,7 @@
 """From a Redis URL to a client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
@@ -80,14 +80,8 @@ class Url:
         *,
         connect_timeout: float | None,
         connections: int,
-        on_connect: Callable[[], object] | None = None,
     ) -> BlockingConnectionPool:
         """Return a pool of at most ``connections``; whoever needs one more waits for it."""
-
-        async def connected(connection: AbstractConnection) -> None:
-            await connection.on_connect()
-            if on_connect is not None:
-                on_connect()
 
         # RESP2 for all: replies have one shape on every server and release. redis-py's own retries are off,
         # because each caller knows which of its commands may be said twice, and how long it has. So is its
@@ -101,7 +95,6 @@ class Url:
             socket_timeout=None,
             socket_connect_timeout=connect_timeout,
             retry=Retry(NoBackoff(), 0),
-            redis_connect_func=connected,
         )
 
     def new_connection(self, connect_timeout: float | None = None) -> AbstractConnection:
@@ -116,14 +109,12 @@ def connect(
     *,
     connect_timeout: float,
     connections: int = 16,
-    on_connect: Callable[[], object] | None = None,
 ) -> Redis:
     """Return a client; nothing is sent before its first command. Close it with ``aclose()``.
 
     Only the connect is bounded, to ``connect_timeout`` seconds: put `bounded` around what must not take for ever.
-    ``on_connect`` is called for each connection that is made, before its first command.
     """
-    pool = url.new_pool(connect_timeout=connect_timeout, connections=connections, on_connect=on_connect)
+    pool = url.new_pool(connect_timeout=connect_timeout, connections=connections)
     return Redis.from_pool(pool)
 
 

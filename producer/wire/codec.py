@@ -16,6 +16,7 @@ MAX_ITEMS = 20_000
 _NO_CHECK = frozenset({str, int})
 """What msgpack reads only as what it may be: whole numbers of 64 bits, text that is UTF-8."""
 
+NOT_UNICODE = "text holds half of a surrogate pair, which is not Unicode text"
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
@@ -36,7 +37,7 @@ def pack(value: Any) -> bytes:
     try:
         packed: bytes = msgpack.packb(value, use_bin_type=True)
     except UnicodeEncodeError as error:
-        raise WireError("text holds half of a surrogate pair, which is not Unicode text") from error
+        raise WireError(NOT_UNICODE) from error
     except (TypeError, ValueError, OverflowError) as error:
         raise WireError(f"cannot be written as msgpack: {error}") from error
     return packed
@@ -126,7 +127,7 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise WireError("text holds half of a surrogate pair, which is not Unicode text") from error
+        raise WireError(NOT_UNICODE) from error
 
 
 def _unpacker(data: bytes) -> msgpack.Unpacker:

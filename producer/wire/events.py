@@ -8,15 +8,21 @@ published as the same bytes.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
-from producer.wire.codec import WireError, pack, unpack_maps
+import msgpack
+
+from producer.wire.codec import NOT_UNICODE, WireError, pack, unpack_maps
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """No reader accepts a larger frame."""
 
 MAX_TEXT_CHARS = 1024 * 1024
 """The longest text of one event; a provider's longer chunk becomes several events."""
+
+_CHUNK_PACKER = msgpack.Packer(use_bin_type=True)
+"""A packer costs more than what it packs. This one is shared because plain text never gives another thread its turn."""
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
 
@@ -57,9 +63,17 @@ class Event:
 
     def body(self) -> dict[str, Any]:
         """The event as the map that is packed, in field order; unset fields are left out."""
-        named = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
-        given = {name: value for name, value in named.items() if value is not None}
-        return {"id": self.id, "type": self.type, **given}
+        body: dict[str, Any] = {"id": self.id, "type": self.type}
+        for name in _field_names(type(self)):  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if value is not None:
+                body[name] = value
+        return body
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +211,26 @@ def encode(event: Event) -> bytes:
         WireError: the event breaks the contract, so that no reader would accept it.
     """
     data = pack(event.body())
-    if len(data) > MAX_FRAME_BYTES or not isinstance(event, (Chunk, Reasoning)):
-        # A log that cannot be read is worse than an error here; bare text, which is most, always can.
+    is_bare = isinstance(event, (Chunk, Reasoning, Started)) or (
+        isinstance(event, Done) and event.usage is None
+    )
+    if len(data) > MAX_FRAME_BYTES or not is_bare:
+        # A log that cannot be read is worse than an error here; texts and numbers of our own always can.
         decode_frame(data)
     return data
+
+
+def encode_chunk(id_: str, text: str) -> bytes:
+    """Return what `encode` returns for a `Chunk`, without one.
+
+    Raises:
+        WireError: the text is not Unicode text.
+    """
+    try:
+        packed: bytes = _CHUNK_PACKER.pack({"id": id_, "type": "chunk", "text": text})
+    except UnicodeEncodeError as error:
+        raise WireError(NOT_UNICODE) from error
+    return packed
 
 
 def decode_frame(data: bytes) -> Frame:

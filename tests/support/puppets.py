@@ -8,10 +8,11 @@ from typing import Any
 
 import redis as sync_redis
 
-from producer.connection import Call
+from producer.connection import Call, Script
 from producer.link import Link
 from producer.wire.keys import Keys
 from tests.support.at_once import AtOnce, RunCall, RunsAtOnce
+from worker import scripts
 from worker.asking import Asker
 from worker.cancellations import Cancellations
 from worker.entry_reader import EntryReader
@@ -34,10 +35,16 @@ PROVIDERS = ("p1", "p2")
 
 @dataclass(slots=True)
 class Step:
-    """A call that a worker wants to make, and who waits for its reply."""
+    """A call that a worker wants to make, and who waits for its reply. Appends are made when they are sent."""
 
-    call: Call
-    reply: "asyncio.Future[Any]"
+    script: Script
+    make: Callable[[], Call | None]
+    tell: Callable[[Any], None]
+    made: Call | None = None
+
+    def put_together(self) -> Call | None:
+        self.made = self.made or self.make()
+        return self.made
 
 
 class SteppedWriter:
@@ -47,9 +54,17 @@ class SteppedWriter:
         self.waiting: list[Step] = []
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
-        step = Step(call, asyncio.get_running_loop().create_future())
-        self.waiting.append(step)
-        return step.reply
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def tell(result: Any) -> None:
+            if not reply.done():
+                reply.set_result(result)
+
+        self.waiting.append(Step(call.script, lambda: call, tell))
+        return reply
+
+    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
+        self.waiting.append(Step(scripts.APPEND, make, tell))
 
     def remember(self, call: Call) -> None:
         """A server that forgets what it acknowledged is not played here."""
@@ -226,7 +241,7 @@ class PuppetWorker:
         for task in tasks:
             task.cancel()
         # Their last words, said while they end, are none: a killed process says nothing.
-        unsaid = [step.call for step in self.waiting]
+        unsaid = [call for step in self.waiting if (call := step.put_together()) is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         return unsaid
 
@@ -239,6 +254,15 @@ class PuppetWorker:
 
 class Died(Exception):
     """The producer is no more."""
+
+
+class OpenLine:
+    """Stands in for a line over which nothing goes."""
+
+    is_open = True
+
+    def close(self) -> None:
+        """It stays open."""
 
 
 class PuppetLink(Link):
@@ -257,16 +281,17 @@ class PuppetLink(Link):
         self._redis: Any = AtOnce(client)
         scripts: Any = RunsAtOnce(run_call)
         self._scripts = scripts
+        self._line: Any = OpenLine()
         self._dies_before, self._says_twice = dies_before, says_twice
         self._steps = itertools.count()
 
-    async def ask(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _patiently(self, command: Callable[[], Awaitable[Any]], give_up: object = None) -> Any:
         step = next(self._steps)
         if step == self._dies_before:
             raise Died
         if step == self._says_twice:
-            await command(self._redis)
-        return await command(self._redis)
+            await command()
+        return await command()
 
 
 async def calm() -> None:

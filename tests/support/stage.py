@@ -95,17 +95,16 @@ class Stage(RuleBasedStateMachine):
         self.do(begin())
 
     def send(self, worker: PuppetWorker, count: int, *, heard: bool = True) -> None:
-        batch = worker.waiting[:count]
-        replies = [self.run_call(step.call) for step in batch]
+        batch = [(step, call) for step in worker.waiting[:count] if (call := step.put_together()) is not None]
+        replies = [self.run_call(call) for _, call in batch]
         if not heard:
-            self.late += [step.call for step in batch]
+            self.late += [call for _, call in batch]
             return
         del worker.waiting[:count]
 
         async def hear() -> None:
-            for step, reply in zip(batch, replies, strict=True):
-                if not step.reply.done():
-                    step.reply.set_result(reply)
+            for (step, _), reply in zip(batch, replies, strict=True):
+                step.tell(reply)
 
         self.do(hear())
 

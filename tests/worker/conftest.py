@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from producer.connection import Line, Url
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.support.rival import Rival
@@ -23,13 +24,15 @@ from worker.writer import Writer
 
 
 @pytest.fixture
-async def writer(redis: Redis) -> AsyncIterator[Writer]:
+async def writer(server: Server) -> AsyncIterator[Writer]:
     """A running writer."""
-    writer = Writer(redis, 5)
+    line = Line(Url(server.url), 5)
+    writer = Writer(line, 5)
     running = asyncio.create_task(writer.run())
     yield writer
     assert not running.done(), "the writer broke"
     await end(running)
+    line.close()
 
 
 @pytest.fixture

@@ -1,38 +1,57 @@
 """Events become frames: merged while a write is on its way, bounded, and whole whatever the pace."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from producer import Chunk, Done, Producer, Started
+from producer import Cancelled, Chunk, Done, Producer, Started
 from producer.connection import Call
 from producer.wire.events import MAX_TEXT_CHARS, decode_frame
 from producer.wire.keys import Keys
+from worker import scripts
 from worker.event_log import MAX_MERGED_BYTES, MAX_WAITING_BYTES, Attempt, End, EventLog, LeaseLost
 
 
 class SlowWriter:
-    """Takes calls; the test answers them."""
+    """Takes calls; the test sends and answers them."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Call, asyncio.Future[bytes]]] = []
+        self.announced: list[tuple[Callable[[], Call | None], Callable[[Any], None]]] = []
+        self.sent: list[tuple[Call, Callable[[Any], None]]] = []
 
-    def submit(self, call: Call, *, remember: bool = True) -> "asyncio.Future[bytes]":
+    def submit(self, call: Call) -> "asyncio.Future[bytes]":
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.calls.append((call, future))
+        self.submit_late(lambda: call, future.set_result)
         return future
 
-    async def answer(self, result: bytes = b"written") -> list[str]:
-        """Answer the oldest open call; return the ids of the events that its frame held."""
-        call, future = next((call, future) for call, future in self.calls if not future.done())
-        future.set_result(result)
-        await asyncio.sleep(0)  # lets the future's callbacks run, which is all that it has to do
-        return [event.id for event in decode_frame(bytes(call.args[1])).events]
+    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
+        self.announced.append((make, tell))
+
+    def send(self) -> int:
+        """Put a pipeline together, and return how many calls it holds."""
+        announced, self.announced = self.announced, []
+        calls = [(call, tell) for make, tell in announced if (call := make()) is not None]
+        self.sent += calls
+        return len(calls)
+
+    async def answer(self, result: Any = b"written") -> list[str]:
+        """Answer the oldest call; return the ids of the events that its frame held."""
+        if not self.sent:
+            self.send()
+        call, tell = self.sent.pop(0)
+        tell(result)
+        await asyncio.sleep(0)  # lets those go on who waited for it
+        frame = call.args[2] if call.script is scripts.FINISH else call.args[1]
+        assert isinstance(frame, bytes)
+        return [event.id for event in decode_frame(frame).events]
 
     @property
-    def open_calls(self) -> int:
-        return sum(not future.done() for _, future in self.calls)
+    def has_more(self) -> bool:
+        self.send()
+        return bool(self.sent)
 
 
 @pytest.fixture
@@ -52,17 +71,30 @@ def append(log: EventLog, attempt: Attempt, text: str = "x") -> None:
 async def test_an_idle_log_writes_one_event_at_once(slow: SlowWriter, slow_log: EventLog) -> None:
     attempt = Attempt("j", 5, 1)
     append(slow_log, attempt)
-    assert slow.open_calls == 1
+    assert slow.send() == 1
     assert await slow.answer() == ["5-0"]
+
+
+async def test_what_comes_before_the_pipeline_is_put_together_is_one_frame(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    for _ in range(3):
+        append(slow_log, attempt)
+    assert slow.send() == 1
+    assert await slow.answer() == ["5-0", "5-1", "5-2"]
+    assert slow.send() == 0
 
 
 async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(
     slow: SlowWriter, slow_log: EventLog
 ) -> None:
     attempt = Attempt("j", 5, 1)
-    for _ in range(5):
+    append(slow_log, attempt)
+    assert slow.send() == 1
+    for _ in range(4):
         append(slow_log, attempt)
-    assert slow.open_calls == 1
+    assert slow.send() == 0  # no two frames of an attempt are on their way
     assert await slow.answer() == ["5-0"]
     assert await slow.answer() == ["5-1", "5-2", "5-3", "5-4"]
 
@@ -70,7 +102,7 @@ async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(
 async def test_attempts_do_not_wait_for_each_other(slow: SlowWriter, slow_log: EventLog) -> None:
     for attempt in (Attempt("j", 5, 1), Attempt("k", 6, 1)):
         append(slow_log, attempt)
-    assert slow.open_calls == 2
+    assert slow.send() == 2
 
 
 async def test_a_frame_grows_no_larger_than_its_bound(slow: SlowWriter, slow_log: EventLog) -> None:
@@ -78,9 +110,9 @@ async def test_a_frame_grows_no_larger_than_its_bound(slow: SlowWriter, slow_log
     for _ in range(7):
         append(slow_log, attempt, "x" * (MAX_MERGED_BYTES // 3))
     sizes = []
-    while slow.open_calls:
+    while slow.has_more:
         sizes.append(len(await slow.answer()))
-    assert sizes == [1, 2, 2, 2]
+    assert sizes == [2, 2, 2, 1]
 
 
 async def test_a_large_event_is_a_frame_of_its_own(slow: SlowWriter, slow_log: EventLog) -> None:
@@ -100,7 +132,7 @@ async def test_the_reader_of_the_provider_is_told_when_too_much_waits(
         appended += 100_000
     assert appended <= MAX_WAITING_BYTES + 300_000
     flushing = asyncio.create_task(slow_log.flush(attempt))
-    while slow.open_calls:
+    while slow.has_more:
         await slow.answer()
     await flushing
     assert not slow_log.is_full(attempt)
@@ -109,6 +141,7 @@ async def test_the_reader_of_the_provider_is_told_when_too_much_waits(
 async def test_a_refused_frame_drops_what_waits_and_is_told(slow: SlowWriter, slow_log: EventLog) -> None:
     attempt = Attempt("j", 5, 1)
     append(slow_log, attempt)
+    slow.send()
     append(slow_log, attempt)
     flushing = asyncio.create_task(slow_log.flush(attempt))
     await slow.answer(b"lost")
@@ -116,23 +149,77 @@ async def test_a_refused_frame_drops_what_waits_and_is_told(slow: SlowWriter, sl
         await flushing
     with pytest.raises(LeaseLost):
         append(slow_log, attempt)
-    assert slow.open_calls == 0
+    assert not slow.has_more
 
 
-async def test_the_end_is_written_after_everything_else(slow: SlowWriter, slow_log: EventLog) -> None:
+def end_of(attempt: Attempt) -> End:
+    return End(Done(attempt.next_id(), "stop", 2), "done", 1000)
+
+
+async def test_the_end_is_written_with_what_waits_and_after_what_is_on_its_way(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
     attempt = Attempt("j", 5, 1)
     append(slow_log, attempt)
+    slow.send()
     append(slow_log, attempt)
-    finishing = asyncio.create_task(
-        slow_log.finish(attempt, End(Done(attempt.next_id(), "stop", 2), "done", 1000))
-    )
+    finishing = asyncio.create_task(slow_log.finish(attempt, end_of(attempt)))
     await asyncio.sleep(0)
+    assert slow.send() == 0
     assert await slow.answer() == ["5-0"]
-    assert await slow.answer() == ["5-1"]
+    assert slow.send() == 1
+    assert await slow.answer() == ["5-1", "5-2"]
+    assert await finishing is None
+
+
+async def test_an_answer_that_is_whole_before_anything_was_sent_is_one_frame(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    append(slow_log, attempt)
+    finishing = asyncio.create_task(slow_log.finish(attempt, end_of(attempt)))
     await asyncio.sleep(0)
-    slow.calls[-1][1].set_result(b"written")
+    assert slow.send() == 1
+    assert await slow.answer() == ["5-0", "5-1"]
+    assert await finishing is None
+
+
+async def test_the_last_frame_is_no_larger_than_its_bound(slow: SlowWriter, slow_log: EventLog) -> None:
+    attempt = Attempt("j", 5, 1)
+    for _ in range(3):
+        append(slow_log, attempt, "x" * (MAX_MERGED_BYTES // 2 - 100))
+    finishing = asyncio.create_task(slow_log.finish(attempt, end_of(attempt)))
+    await asyncio.sleep(0)
+    assert await slow.answer() == ["5-0", "5-1"]
+    assert await slow.answer() == ["5-2", "5-3"]
+    assert await finishing is None
+
+
+async def test_what_waited_goes_with_the_cancelled_event_where_a_cancel_won(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    append(slow_log, attempt)
+    end = end_of(attempt)
+    finishing = asyncio.create_task(slow_log.finish(attempt, end))
+    await asyncio.sleep(0)
+    assert await slow.answer([b"cancel", b"enough"]) == ["5-0", "5-1"]
+    assert await finishing == "enough"
+    cancelled = End(Cancelled(end.event.id, "enough", upstream_closed=True), "cancelled", 1000)
+    finishing = asyncio.create_task(slow_log.finish(attempt, cancelled))
+    await asyncio.sleep(0)
+    assert await slow.answer() == ["5-0", "5-1"]
+    assert await finishing is None
+
+
+async def test_nothing_is_taken_after_the_end(slow: SlowWriter, slow_log: EventLog) -> None:
+    attempt = Attempt("j", 5, 1)
+    finishing = asyncio.create_task(slow_log.finish(attempt, end_of(attempt)))
+    await asyncio.sleep(0)
+    with pytest.raises(LeaseLost):
+        append(slow_log, attempt)
+    assert await slow.answer() == ["5-0"]
     await finishing
-    assert slow.calls[-1][0].args[1] == "5-2"
 
 
 async def test_many_attempts_at_any_pace_are_whole_in_the_log(

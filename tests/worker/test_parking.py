@@ -42,16 +42,16 @@ async def test_what_one_worker_parks_is_parked_for_all(
     before = await server_ms(redis)
     until_ms = await parking.park("p", 30.0)
     assert before + 30_000 <= until_ms <= await server_ms(redis) + 30_000
-    assert await another.look(["p", "q"]) == {"p": until_ms}
+    assert await another.answers(another.ask(["p", "q"])) == {"p": until_ms}
 
 
 async def test_the_longer_parking_wins(parking: Parking, another: Parking) -> None:
     long = await parking.park("p", 60.0)
     assert await another.park("p", 1.0) == long
-    assert await parking.look(["p"]) == {"p": long}
+    assert await parking.answers(parking.ask(["p"])) == {"p": long}
     longer = await another.park("p", 90.0)
     assert longer > long
-    assert await parking.look(["p"]) == {"p": longer}
+    assert await parking.answers(parking.ask(["p"])) == {"p": longer}
 
 
 async def test_parking_ends_by_itself(parking: Parking, another: Parking, redis: Redis, keys: Keys) -> None:
@@ -59,7 +59,7 @@ async def test_parking_ends_by_itself(parking: Parking, another: Parking, redis:
     assert 0 < await redis.pttl(keys.parked("p")) <= 200
 
     async def is_free() -> bool:
-        return not await another.look(["p"])
+        return not await another.answers(another.ask(["p"]))
 
     await until(is_free)
     assert await server_ms(redis) >= until_ms

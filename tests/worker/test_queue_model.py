@@ -202,7 +202,7 @@ class QueueModel(Stage):
         worker.is_frozen = True
         self.pull(lambda: worker.asked[0].say(part))
         for _ in range(4):
-            if not worker.waiting or worker.waiting[0].call.script in FOLLOWS:
+            if not worker.waiting or worker.waiting[0].script in FOLLOWS:
                 break
             self.send(worker, 1)
         for entry in set(worker.holdings.of(QUEUE)) & self.world.held.keys():

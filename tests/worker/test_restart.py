@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from producer import Chunk, Event, Producer, Started
-from producer.connection import Url, connect
+from producer.connection import Line, Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import GROUP, Keys
 from tests.support.facts import until
@@ -49,15 +49,15 @@ class Parts:
 async def parts(own: OwnServer, keys: Keys) -> AsyncIterator[Parts]:
     settings = Settings(redis_url=own.url, name="w1", consumer_suffix="x", poll=0.02)
     holdings = Holdings("w1:x")
-    reconnected = asyncio.Event()
-    commands = connect(Url(own.url), connect_timeout=5, connections=1, on_connect=reconnected.set)
-    async with commands, connect(Url(own.url), connect_timeout=5, connections=1) as blocking:
-        writer = Writer(commands, 5, reconnected)
+    line = Line(Url(own.url), 5)
+    async with connect(Url(own.url), connect_timeout=5, connections=1) as blocking:
+        writer = Writer(line, 5)
         running = asyncio.create_task(writer.run())
         reader = EntryReader(blocking, keys, holdings, settings)
         yield Parts(own, keys, writer, reader, Queue(writer, keys, holdings, settings))
         assert not running.done(), "the writer broke"
         await end(running)
+        line.close()
 
 
 StartOwnWorker = Callable[..., Awaitable[None]]
@@ -151,6 +151,7 @@ async def test_an_end_and_a_settling_that_a_restart_lost_come_again(parts: Parts
 async def test_after_a_restart_that_lost_nothing_nothing_is_doubled(parts: Parts, producer: Producer) -> None:
     entry, attempt = await claimed(parts.queue, parts.reader, producer)
     parts.log.append(attempt, started(attempt))
+    await parts.log.flush(attempt)
     for _ in range(3):
         async with restarted(parts.own):
             parts.log.append(attempt, Chunk(attempt.next_id(), "x"))

@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Script
 from worker import writer as writer_module
-from worker.writer import MAX_BYTES, MAX_CALLS, REMEMBERED_BYTES, REMEMBERED_SECONDS, Writer, _RecentCalls
+from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
+from worker.writer import MAX_BYTES, MAX_CALLS, Writer
 
 SCRIPT = Script("return 1", "sha")
 
@@ -20,21 +21,23 @@ def call(name: str) -> Call:
     return SCRIPT.on([name])
 
 
-class Connection:
+class FakeLine:
     """A way to a server that says who it is."""
 
     def __init__(self) -> None:
         self.run_id = "one"
-        self.connection_pool = self
+        self.is_open = False
 
-    async def get_connection(self) -> None:
-        pass
+    async def open(self) -> bool:
+        was_open, self.is_open = self.is_open, True
+        return not was_open
 
-    async def release(self, connection: None) -> None:
-        pass
+    async def ask(self, *command: str) -> bytes:
+        assert command == ("INFO", "server")
+        return f"# Server\r\nredis_version:7\r\nrun_id:{self.run_id}\r\n".encode()
 
-    async def info(self, section: str) -> dict[str, str]:
-        return {"run_id": self.run_id}
+    def close(self) -> None:
+        self.is_open = False
 
 
 class Peer:
@@ -62,25 +65,15 @@ async def peer() -> Peer:
 
 
 @pytest.fixture
-def connection() -> Connection:
-    return Connection()
+def line() -> FakeLine:
+    return FakeLine()
 
 
 @pytest.fixture
-def reconnected() -> asyncio.Event:
-    """Set, as it is when the first connection has been made."""
-    event = asyncio.Event()
-    event.set()
-    return event
-
-
-@pytest.fixture
-async def writer(
-    peer: Peer, connection: Connection, reconnected: asyncio.Event, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Writer]:
+async def writer(peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
-    writer = Writer(connection, 60, reconnected)  # type: ignore[arg-type]
+    writer = Writer(line, 60)  # type: ignore[arg-type]
     writer._scripts = peer  # type: ignore[assignment]
     running = asyncio.create_task(writer.run())
     yield writer
@@ -215,12 +208,12 @@ async def written(writer: Writer, peer: Peer, *names: str, remember: bool = True
 
 
 async def test_another_server_is_told_what_was_acknowledged_lately_and_in_its_order(
-    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+    writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
     await written(writer, peer, "a", "b")
     await written(writer, peer, "c")
-    connection.run_id = "two"
-    reconnected.set()
+    line.run_id = "two"
+    line.close()
     writer.submit(call("d"))
     assert await peer.pipelines.get() == ["a", "b", "c"]
     peer.replies.put_nowait({})
@@ -230,15 +223,15 @@ async def test_another_server_is_told_what_was_acknowledged_lately_and_in_its_or
 
 
 async def test_the_same_server_over_a_new_connection_is_told_nothing_again(
-    writer: Writer, peer: Peer, reconnected: asyncio.Event
+    writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
     await written(writer, peer, "a", "b")
-    reconnected.set()
+    line.close()
     await written(writer, peer, "c")
 
 
 async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
-    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+    writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
     await written(writer, peer, "a")
     await written(writer, peer, "a look", remember=False)
@@ -248,8 +241,8 @@ async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
     with pytest.raises(ResponseError):
         await refused
     writer.remember(call("in other words"))
-    connection.run_id = "two"
-    reconnected.set()
+    line.run_id = "two"
+    line.close()
     writer.submit(call("c"))
     assert await peer.pipelines.get() == ["a", "in other words"]
     peer.replies.put_nowait({})
@@ -258,11 +251,11 @@ async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
 
 
 async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(
-    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+    writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
     await written(writer, peer, "a", "b")
-    connection.run_id = "two"
-    reconnected.set()
+    line.run_id = "two"
+    line.close()
     writer.submit(call("c"))
     for reply in (RedisConnectionError("gone"), TimeoutError(), {}):
         assert await peer.pipelines.get() == ["a", "b"]
@@ -272,11 +265,11 @@ async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(
 
 
 async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
-    writer: Writer, peer: Peer, connection: Connection, reconnected: asyncio.Event
+    writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
-    connection.run_id = ""
+    line.run_id = ""
     await written(writer, peer, "a")
-    reconnected.set()
+    line.close()
     writer.submit(call("b"))
     assert await peer.pipelines.get() == ["a"]
     peer.replies.put_nowait({})
@@ -285,25 +278,24 @@ async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
 
 
 def test_what_is_remembered_is_bounded_by_bytes_and_the_last_part_stays() -> None:
-    recent = _RecentCalls()
+    recent = RecentCalls()
     for i in range(100):
-        recent.add(SCRIPT.on([str(i)], b"x" * (REMEMBERED_BYTES // 10)))
-    recent.forget_the_old()
+        recent.add(call(str(i)), REMEMBERED_BYTES // 10, now=1.0)
+    recent.forget_the_old(now=1.0)
     assert [call.keys[0] for call in recent.calls()] == [str(i) for i in range(90, 100)]
-    recent.add(SCRIPT.on(["huge"], b"x" * (2 * REMEMBERED_BYTES)))
-    recent.forget_the_old()
+    recent.add(call("huge"), 2 * REMEMBERED_BYTES, now=1.0)
+    recent.forget_the_old(now=1.0)
     assert recent.calls() == []
-    recent.add(call("small"))
+    recent.add(call("small"), 10, now=1.0)
     assert [call.keys[0] for call in recent.calls()] == ["small"]
 
 
-def test_what_is_remembered_is_bounded_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded_by_time() -> None:
     now = 1000.0
-    monkeypatch.setattr(writer_module.time, "monotonic", lambda: now)
-    recent = _RecentCalls()
+    recent = RecentCalls()
     for name in "abc":
-        recent.add(call(name))
+        recent.add(call(name), 1, now)
         now += REMEMBERED_SECONDS / 2 - 0.01
-    recent.add(call("d"))
-    recent.forget_the_old()
+    recent.add(call("d"), 1, now)
+    recent.forget_the_old(now)
     assert [call.keys[0] for call in recent.calls()] == ["b", "c", "d"]

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -35,6 +36,8 @@ REST_TIMEOUT = 0.25  # seconds to wait for the end of the response after the ans
 # What aiohttp raises while it sends and reads. HttpProcessingError is no ClientError, yet aiohttp without its
 # C extensions lets it through when a body stops being HTTP; TimeoutError is an OSError.
 _TRANSPORT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 # A service sees the headers that its provider names, and no other.
 _AUTO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
@@ -90,7 +93,7 @@ def json_body(payload: Mapping[str, Any]) -> bytes:
         BadRequest: something in it has no JSON form.
     """
     try:
-        return json.dumps(payload, allow_nan=False).encode("ascii")
+        return _ENCODER.encode(payload).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"the request cannot be written as JSON: {summary(str(error))}") from error
 
@@ -105,9 +108,13 @@ async def post(request: Request, http: aiohttp.ClientSession | None) -> AsyncIte
     Raises:
         ProviderError: its class says what went wrong.
     """
+    if http is None:
+        async with open_session() as own, post(request, own) as response:
+            yield response
+        return
     _check(request)
     try:
-        async with _borrowed(http) as session, _send(session, request) as response:
+        async with _sent(http, request) as response:
             with _woken_by_loss(response):
                 if not 200 <= response.status < 300:
                     raise await _refusal(response, request)
@@ -134,29 +141,24 @@ async def read_rest(response: aiohttp.ClientResponse) -> None:
 
     The answer is complete already: nothing that goes wrong here matters, and no wait is worth much.
     """
+    if response.content.at_eof():
+        return
     with suppress(*_TRANSPORT_ERRORS):
         async with asyncio.timeout(REST_TIMEOUT):
             await _read_at_most(response, MAX_ERROR_BODY, bytearray())
 
 
+@lru_cache(maxsize=64)
 def _timeouts(connect_timeout: float) -> aiohttp.ClientTimeout:
     # ``connect`` covers the whole way to a usable connection, the name lookup and the proxy included;
     # ``sock_connect`` alone would leave those unbounded.
     return aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout)
 
 
-@asynccontextmanager
-async def _borrowed(http: aiohttp.ClientSession | None) -> AsyncGenerator[aiohttp.ClientSession]:
-    if http is not None:
-        yield http
-        return
-    async with open_session() as own:
-        yield own
-
-
-@asynccontextmanager
-async def _send(session: aiohttp.ClientSession, request: Request) -> AsyncGenerator[aiohttp.ClientResponse]:
-    async with session.post(
+def _sent(
+    session: aiohttp.ClientSession, request: Request
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    return session.post(
         request.url,
         data=request.body,
         headers=request.headers,
@@ -164,8 +166,7 @@ async def _send(session: aiohttp.ClientSession, request: Request) -> AsyncGenera
         proxy=request.proxy,
         timeout=_timeouts(request.connect_timeout),
         allow_redirects=False,  # a POST, and its key, go nowhere but where they were meant to go
-    ) as response:
-        yield response
+    )
 
 
 @contextmanager
@@ -214,6 +215,7 @@ def _check(request: Request) -> None:
         raise BadRequest("the base URL holds a user or password, but this request has its own Authorization")
 
 
+@lru_cache(maxsize=256)  # what is refused raises, and so is not kept
 def _usable_url(text: str, name: str) -> URL:
     try:
         url = URL(text)

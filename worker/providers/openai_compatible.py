@@ -1,11 +1,12 @@
 """Every service that speaks OpenAI's chat completions: OpenAI itself, Groq, DeepSeek, vLLM, Ollama …"""
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import orjson
 
 from worker.providers.base import (
     AsyncGeneratorProvider,
@@ -19,6 +20,7 @@ from worker.providers.base import (
 )
 from worker.providers.errors import BadRequest, Broken, Cut, ProviderError
 from worker.providers.http import Request, json_body, not_a_stream, post, read_rest
+from worker.providers.part_stream import part_stream
 from worker.providers.sse import EventStreamParser, ServerSentEvent
 
 END_MARK = "[DONE]"
@@ -39,6 +41,7 @@ class OpenAICompatible(AsyncGeneratorProvider):
     models = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
 
     @classmethod
+    @part_stream
     async def create_async_generator(
         cls,
         model: str,
@@ -51,7 +54,7 @@ class OpenAICompatible(AsyncGeneratorProvider):
         api_key: str | None = None,
         http: aiohttp.ClientSession | None = None,
         **options: Any,
-    ) -> AsyncGenerator[Part]:
+    ) -> AsyncGenerator[list[Part]]:
         """Ask the service; ``options`` become fields of the request's body, with None left out."""
         request = Request(
             url=(base_url or cls.url).rstrip("/") + "/chat/completions",
@@ -65,13 +68,14 @@ class OpenAICompatible(AsyncGeneratorProvider):
             if response.content_type != "text/event-stream":
                 raise await not_a_stream(response, request)
             answer = _Answer(request)
-            async for data in response.content.iter_any():
-                for part in answer.feed(data):
-                    yield part
-                if answer.is_complete:
-                    break
-            for part in answer.end():
-                yield part
+            while not answer.is_complete and (data := await response.content.readany()):
+                parts, failure = answer.feed(data)
+                if parts:
+                    yield parts
+                if failure is not None:
+                    raise failure
+            if parts := answer.end():
+                yield parts
             await read_rest(response)
 
 
@@ -123,66 +127,88 @@ class _Answer:
         self._usage: Usage | None = None
         self._is_finished = False
 
-    def feed(self, data: bytes) -> Iterator[Part]:
-        """Yield the parts that ``data`` completes, up to the end mark."""
-        for event in self._parser.feed(data):
-            yield from self._read(event)
-            if self.is_complete:
-                return
+    def feed(self, data: bytes) -> tuple[list[Part], ProviderError | None]:
+        """Return the parts that ``data`` completes, up to the end mark or a failure, and that failure."""
+        parts: list[Part] = []
+        try:
+            for event in self._parser.feed(data):
+                self._read(event, parts)
+                if self.is_complete:
+                    break
+        except ProviderError as error:
+            return parts, error
+        return parts, None
 
-    def end(self) -> Iterator[Part]:
-        """Yield what only the end makes complete; raise Cut when the end mark has not come."""
+    def end(self) -> list[Part]:
+        """Return what only the end makes complete.
+
+        Raises:
+            Cut: the end mark has not come.
+        """
         if not self.is_complete and self._parser.unfinished().strip() != END_MARK:
             raise self._request.error(Cut, f"{self._request.host} ended its answer without {END_MARK}")
-        yield from self._take_calls()
+        parts: list[Part] = [*self._take_calls()]
         if self._usage is not None:
-            yield self._usage
+            parts.append(self._usage)
+        return parts
 
-    def _read(self, event: ServerSentEvent) -> Iterator[Part]:
+    def _read(self, event: ServerSentEvent, parts: list[Part]) -> None:
         data = event.data.strip()
         if event.event == "error":
             raise self._broken("reported an error inside its answer", data)
         if data == END_MARK:
             self.is_complete = True
         elif data:  # an empty event only keeps the connection alive
-            yield from self._read_chunk(self._decode(data))
+            chunk = self._decode(data)
+            if text := _lone_text(chunk):
+                parts.append(text)
+            else:
+                self._read_chunk(chunk, parts)
 
     def _decode(self, data: str) -> Mapping[str, Any]:
         try:
-            chunk = json.loads(data, parse_int=_integer)
-        except (ValueError, RecursionError) as error:
-            raise self._broken("sent an event that is not JSON", data) from error
+            chunk = orjson.loads(data)
+        except (ValueError, RecursionError):
+            chunk = self._decode_leniently(data)
         if not isinstance(chunk, dict):
             raise self._broken("sent an event that is not a JSON object", data)
         if chunk.get("error"):
             raise self._broken("reported an error inside its answer", data)
         return chunk
 
+    def _decode_leniently(self, data: str) -> Any:
+        # orjson refuses what the standard library takes, such as one half of a surrogate pair.
+        try:
+            return json.loads(data, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
+            raise self._broken("sent an event that is not JSON", data) from error
+
     def _broken(self, what: str, data: str) -> ProviderError:
         return self._request.error(Broken, f"{self._request.host} {what}: {self._request.summary(data)}")
 
-    def _read_chunk(self, chunk: Mapping[str, Any]) -> Iterator[Part]:
-        if usage := _usage(chunk.get("usage")):
+    def _read_chunk(self, chunk: Mapping[str, Any], parts: list[Part]) -> None:
+        if (counts := chunk.get("usage")) and (usage := _usage(counts)):
             self._usage = usage  # some services send a running count: the last one stands
         for choice in _items(chunk.get("choices")):
             if choice.get("index") in (0, None):
-                yield from self._read_choice(choice)
+                self._read_choice(choice, parts)
 
-    def _read_choice(self, choice: Mapping[str, Any]) -> Iterator[Part]:
+    def _read_choice(self, choice: Mapping[str, Any], parts: list[Part]) -> None:
         delta = _mapping(choice.get("delta"))
         # A surrogate pair that the service split between two deltas comes out as two lone halves;
         # whoever joins chunks joins them, a provider does not hold text back.
         if reasoning := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning")):
-            yield Reasoning(reasoning)
+            parts.append(Reasoning(reasoning))
         if text := content_text(delta.get("content")):
-            yield text
-        self._hold_calls(_items(delta.get("tool_calls")))
+            parts.append(text)
+        if pieces := delta.get("tool_calls"):
+            self._hold_calls(_items(pieces))
         if (reason := _string(choice.get("finish_reason"))) and not self._is_finished:
             self._is_finished = True
-            yield from self._take_calls()
-            yield Finish(_whole(reason))
+            parts += self._take_calls()
+            parts.append(Finish(_whole(reason)))
 
-    def _hold_calls(self, pieces: Iterator[Mapping[str, Any]]) -> None:
+    def _hold_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
         for position, piece in enumerate(pieces):
             index = piece.get("index")
             call = self._calls.setdefault(index if isinstance(index, int) else position, _Call())
@@ -190,20 +216,36 @@ class _Answer:
         if self._held > MAX_CALLS_SIZE or len(self._calls) > MAX_CALLS:
             raise self._request.error(Broken, f"{self._request.host} sent tool calls without end")
 
-    def _take_calls(self) -> Iterator[ToolCall]:
+    def _take_calls(self) -> list[ToolCall]:
         calls, self._calls = self._calls, {}
-        for _, call in sorted(calls.items()):
-            yield call.complete()
+        return [calls[index].complete() for index in sorted(calls)]
+
+
+def _lone_text(chunk: Mapping[str, Any]) -> str:
+    """Return the text of a chunk that carries text and nothing else, as nearly all do; '' for any other.
+
+    It is a short cut: `_Answer._read_chunk` would find the same, at four times the cost.
+    """
+    choices = chunk.get("choices")
+    if chunk.get("usage") or not isinstance(choices, list) or len(choices) != 1:
+        return ""
+    choice = choices[0]
+    if not isinstance(choice, dict) or choice.get("index") not in (0, None) or choice.get("finish_reason"):
+        return ""
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or len(delta) != 1:
+        return ""
+    return _string(delta.get("content"))
 
 
 def _usage(value: object) -> Usage | None:
-    counts = dict(_mapping(value))
+    # Through JSON once more, so that neither a lone surrogate nor a number of any length hides in what nobody
+    # looks into.
+    counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
     given, made = counts.pop("prompt_tokens", None), counts.pop("completion_tokens", None)
     if not isinstance(given, int) and not isinstance(made, int):
         return None
-    # Through JSON once more, so that no lone surrogate hides in what nobody looks into.
-    other = json.loads(_whole(json.dumps(counts, ensure_ascii=False)))
-    return Usage(_count(given), _count(made), other)
+    return Usage(_count(given), _count(made), counts)
 
 
 def _count(value: object) -> int:
@@ -228,5 +270,5 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _items(value: object) -> Iterator[Mapping[str, Any]]:
-    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+def _items(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -8,6 +8,7 @@ import aiohttp
 
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part, refuse_options
 from worker.providers.http import Request, json_body, post, refuse_web_page
+from worker.providers.part_stream import part_stream
 from worker.providers.sse import text_decoder
 
 
@@ -30,6 +31,7 @@ class PlainTextProvider(AsyncGeneratorProvider):
         """Return what is sent as JSON, its keys in the order in which they are sent."""
 
     @classmethod
+    @part_stream
     async def create_async_generator(
         cls,
         model: str,
@@ -42,7 +44,7 @@ class PlainTextProvider(AsyncGeneratorProvider):
         api_key: str | None = None,
         http: aiohttp.ClientSession | None = None,
         **options: Any,
-    ) -> AsyncGenerator[Part]:
+    ) -> AsyncGenerator[list[Part]]:
         """Ask the service; ``model`` is not sent, because these services name their models in ways of their own."""
         refuse_options(cls.__name__, options | {"api_key": api_key})
         url = (base_url or cls.url).rstrip("/")
@@ -56,8 +58,8 @@ class PlainTextProvider(AsyncGeneratorProvider):
         async with post(request, http) as response:
             await refuse_web_page(response, request)
             decoder = text_decoder()
-            async for data in response.content.iter_any():
+            while data := await response.content.readany():
                 if text := decoder.decode(data):
-                    yield text
+                    yield [text]
             if text := decoder.decode(b"", final=True):
-                yield text
+                yield [text]

@@ -2,9 +2,10 @@
 
 import importlib
 import inspect
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -134,6 +135,8 @@ class Provider:
 
     def timeouts_for(self, job: Job) -> Timeouts:
         """Return the limits: the job's own, and where it names none, the provider's."""
+        if not job.timeouts.model_fields_set:
+            return self.timeouts
         return Timeouts(**{**_as_dict(self.timeouts), **job.timeouts.model_dump(exclude_none=True)})
 
     def ask(self, job: Job, http: aiohttp.ClientSession, *, standing: str = "") -> AsyncIterator[Part]:
@@ -144,12 +147,12 @@ class Provider:
         Raises:
             BadRequest: the job sets an option that it may not set here, or names no model where one is needed.
         """
-        if refused := sorted((job.options.keys() & GUARDED) - self.allowed):
+        if job.options and (refused := sorted((job.options.keys() & GUARDED) - self.allowed)):
             raise BadRequest(f"provider {self.name!r} does not let a job set: {', '.join(refused)}")
         arguments = self._arguments(self.timeouts_for(job), http)
         if job.temperature is not None:
             arguments["temperature"] = job.temperature
-        if job.options.keys() & _DESTINATIONS:  # allowed, but our key goes nowhere that a job chooses
+        if not _DESTINATIONS.isdisjoint(job.options):  # allowed, but our key goes nowhere that a job chooses
             arguments.pop("api_key", None)
         arguments |= {**self.options, **job.options}
         messages = continued(job.messages, standing, self.continuation) if standing else job.messages
@@ -184,6 +187,9 @@ class Registry:
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
+        self._first_serving = lru_cache(maxsize=1024)(
+            self._find_serving
+        )  # jobs name few models, again and again
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
@@ -220,7 +226,7 @@ class Registry:
             raise NoProvider(troubles[0].code, "; ".join(trouble.message for trouble in troubles))
         return found
 
-    def _first_serving(self, model: str) -> Provider:
+    def _find_serving(self, model: str) -> Provider:
         serving = [provider for provider in self._providers.values() if provider.serves(model)]
         for provider in serving:
             if self._trouble(provider.name, provider) is None:
@@ -256,8 +262,13 @@ class Registry:
 
 def parameters_of(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     """Return what ``create_async_generator`` declares, by name."""
+    return _parameters(cls.create_async_generator)
+
+
+@lru_cache(maxsize=256)  # reading a signature takes longer than all else that precedes a call
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(cls.create_async_generator).parameters
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
 
@@ -265,8 +276,9 @@ def parameters_of(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
 def takes(cls: type[Any], name: str) -> bool:
     """Whether the class takes an argument of this name, be it because it takes any, as only foreign ones do."""
     parameters = parameters_of(cls)
-    takes_any = cls not in KINDS.values() and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return takes_any or name in parameters
+    if name in parameters:
+        return True
+    return cls not in KINDS.values() and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def load_class(path: str) -> type[Any]:

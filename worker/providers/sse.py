@@ -1,8 +1,13 @@
-"""Server-sent events, decoded from bytes that may be split anywhere. No I/O."""
+"""Server-sent events, decoded from bytes that may be split anywhere. No I/O.
+
+A fast answer comes as reads that hold hundreds of whole events, each a single line of data. Line by line, such an
+event costs some 4 us, which is more than to parse its JSON; so where the bytes between the first blank line of a read
+and its last have that plain form, they are split in one go. Everything else is read line by line, and gives the same.
+"""
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from worker.providers.errors import Broken
@@ -10,10 +15,11 @@ from worker.providers.errors import Broken
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK, _BLANK_CRLF = b"\n\n", b"\r\n\r\n"
 _BOM = codecs.BOM_UTF8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double what making one costs, and there is one per chunk
 class ServerSentEvent:
     """One dispatched event; ``id`` and ``retry`` are left out, as nobody reconnects to a chat answer."""
 
@@ -37,23 +43,16 @@ class EventStreamParser:
         self._skip_lf = False  # the last byte was CR: an LF right after it belongs to that line end
         self._at_start = True
 
-    def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
-        """Yield the events that ``data`` completes.
+    def feed(self, data: bytes) -> Iterable[ServerSentEvent]:
+        """Return the events that ``data`` completes, to be taken before the next call.
 
         Raises:
-            Broken: an event is larger than the limit.
+            Broken: an event is larger than the limit; raised behind the events before it.
         """
-        if not data:
-            return
-        if self._skip_lf:
-            data = data.removeprefix(b"\n")
-        *ended, rest = _LINE_END.split(data)
-        for piece in ended:
-            self._hold(piece)
-            if (event := self._end_line()) is not None:
-                yield event
-        self._hold(rest)
-        self._skip_lf = data.endswith(b"\r")
+        if self._size == 0 and not self._skip_lf and (events := self._plain_events(data)):
+            self._at_start = False  # and there was no BOM
+            return events
+        return self._feed_around(data)
 
     def unfinished(self) -> str:
         """Return the data of an event whose blank line never came.
@@ -66,6 +65,44 @@ class EventStreamParser:
         if name == "data":
             tail.append(value)
         return "\n".join(tail)
+
+    def _feed_around(self, data: bytes) -> Iterator[ServerSentEvent]:
+        """Read what stands between the first blank line and the last in one go, where it is plain."""
+        blank = _blank_in(data)
+        # Whatever is held, a blank line ends it, and behind it events begin anew.
+        begin = data.find(blank) + len(blank)
+        end = data.rfind(blank) + len(blank)
+        events = self._plain_events(data[begin:end]) if begin < end else []
+        if not events:
+            begin = end = len(data)
+        yield from self._feed_lines(data[:begin])
+        yield from events
+        yield from self._feed_lines(data[end:])
+
+    def _plain_events(self, data: bytes) -> list[ServerSentEvent]:
+        """Return the events of ``data`` if it is nothing but whole ones, each a single line of data; else none."""
+        blank = _blank_in(data)
+        if not (data.startswith(b"data:") and data.endswith(blank)) or len(data) > self._max_event_bytes:
+            return []
+        text = data[5 : -len(blank)].decode("utf-8", errors="replace")
+        lines = text.split("\n\ndata:" if blank == _BLANK else "\r\n\r\ndata:")
+        line_ends = 2 * len(lines)
+        if data.count(b"\n") != line_ends or data.count(b"\r") != (0 if blank == _BLANK else line_ends):
+            return []
+        return [ServerSentEvent(line.removeprefix(" ")) for line in lines]
+
+    def _feed_lines(self, data: bytes) -> Iterator[ServerSentEvent]:
+        if not data:
+            return
+        if self._skip_lf:
+            data = data.removeprefix(b"\n")
+        *ended, rest = _LINE_END.split(data)
+        for piece in ended:
+            self._hold(piece)
+            if (event := self._end_line()) is not None:
+                yield event
+        self._hold(rest)
+        self._skip_lf = data.endswith(b"\r")
 
     def _hold(self, piece: bytes) -> None:
         self._size += len(piece)
@@ -94,6 +131,10 @@ class EventStreamParser:
         event = ServerSentEvent("\n".join(self._data), self._event) if self._data else None
         self._data, self._event, self._size = [], "", 0
         return event
+
+
+def _blank_in(data: bytes) -> bytes:
+    return _BLANK_CRLF if b"\r\n" in data else _BLANK
 
 
 def _field(line: bytes) -> tuple[str, str]:

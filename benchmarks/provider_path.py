@@ -1,0 +1,259 @@
+"""What the way from a service's bytes to parts of an answer costs in CPU, beside a bare read by aiohttp.
+
+python -m benchmarks.provider_path --rounds 5
+
+Sides: `bytes` reads and drops what aiohttp hands over; `parts` iterates over the provider's parts; `reads` takes all
+parts of a read at once. Both sides of a ratio come from the same run, in turns; figures are medians, in CPU time of
+this process alone: the service is a process of its own.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from benchmarks.figures import memory
+from worker.providers.http import open_session
+from worker.providers.openai_compatible import OpenAICompatible
+
+CHUNKS = 200  # in an answer
+FAST_WRITES = 4  # in which a fast answer comes
+PACE = 0.02  # seconds between the events of a paced answer: a read then holds one event
+STREAMS = 50  # at the same time
+MESSAGES = [{"role": "user", "content": "Say something."}]
+
+PATHS = ("fast-small", "fast-full", "paced-small", "paced-full")
+
+Side = Callable[[aiohttp.ClientSession, str], Awaitable[int]]
+
+
+# -- the service -----------------------------------------------------------------------------------------------
+
+
+def http_chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(payload: object) -> bytes:
+    return http_chunk(f"data: {json.dumps(payload, separators=(',', ':'))}\n\n".encode())
+
+
+def small(text: str) -> object:
+    return {"choices": [{"index": 0, "delta": {"content": text}}]}
+
+
+def full(text: str) -> object:
+    """What OpenAI itself sends."""
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    return {
+        "id": "chatcmpl-BqT0123456789abcdefghijklmno",
+        "object": "chat.completion.chunk",
+        "created": 1763629932,
+        "model": "gpt-4o-mini-2024-07-18",
+        "service_tier": "default",
+        "system_fingerprint": "fp_0123456789",
+        "choices": [choice],
+        "usage": None,
+        "obfuscation": "Zk3xN",
+    }
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+def answers() -> dict[str, tuple[float, list[bytes]]]:
+    """What is answered under each path: seconds between the writes, and the writes."""
+    answers: dict[str, tuple[float, list[bytes]]] = {"/none": (0.0, [HEAD + END])}
+    for name, shape in (("small", small), ("full", full)):
+        events = [event(shape(f"{i:06} abcdefghijklm")) for i in range(CHUNKS)]
+        step = CHUNKS // FAST_WRITES
+        writes = [b"".join(events[i : i + step]) for i in range(0, CHUNKS, step)]
+        answers[f"/fast-{name}"] = (0.0, [HEAD, *writes, END])
+        answers[f"/paced-{name}"] = (PACE, [HEAD, *events, END])
+    answers["/held"] = (3600.0, [HEAD + event(small("abc")), END])
+    return answers
+
+
+class Service(asyncio.Protocol):
+    answers = answers()
+
+    def __init__(self) -> None:
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._request += data
+        head, found, body = self._request.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = next(
+            int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        )
+        if len(body) >= length:
+            path = head.split(b" ", 2)[1].decode().removesuffix("/chat/completions")
+            self._request = b""
+            self._write(*self.answers[path])
+
+    def _write(self, pace: float, writes: list[bytes]) -> None:
+        self._transport.write(writes[0])
+        if pace and writes[1:]:
+            asyncio.get_running_loop().call_later(pace, self._write, pace, writes[1:])
+        elif writes[1:]:
+            asyncio.get_running_loop().call_soon(self._write, pace, writes[1:])
+
+
+async def serve() -> None:
+    server = await asyncio.get_running_loop().create_server(Service, "127.0.0.1", 0, backlog=10_000)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await asyncio.get_running_loop().connect_read_pipe(Parent, sys.stdin)
+    await server.serve_forever()
+
+
+class Parent(asyncio.Protocol):
+    """Its end is ours."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        sys.exit()
+
+
+@asynccontextmanager
+async def service() -> AsyncIterator[str]:
+    command = (sys.executable, "-m", "benchmarks.provider_path", "--serve")
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+# -- the sides -------------------------------------------------------------------------------------------------
+
+BODY = json.dumps({"model": "m", "messages": MESSAGES, "stream": True}).encode()
+HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "chatrelay"}
+
+
+async def read_bytes(http: aiohttp.ClientSession, url: str) -> int:
+    reads = 0
+    async with http.post(f"{url}/chat/completions", data=BODY, headers=HEADERS) as response:
+        async for _ in response.content.iter_any():
+            reads += 1
+    return reads
+
+
+def ask(http: aiohttp.ClientSession, url: str) -> Any:
+    return OpenAICompatible.create_async_generator("m", MESSAGES, base_url=url, http=http)
+
+
+async def read_parts(http: aiohttp.ClientSession, url: str) -> int:
+    parts = 0
+    async for _ in ask(http, url):
+        parts += 1
+    return parts
+
+
+async def read_reads(http: aiohttp.ClientSession, url: str) -> int:
+    parts = 0
+    answer = ask(http, url)
+    while ready := await answer.read():
+        parts += len(ready)
+    return parts
+
+
+SIDES: dict[str, Side] = {"bytes": read_bytes, "parts": read_parts, "reads": read_reads}
+
+
+# -- the figures -----------------------------------------------------------------------------------------------
+
+
+async def cpu_of(side: Side, http: aiohttp.ClientSession, url: str, calls: int) -> tuple[float, float]:
+    """Return CPU seconds per call, and what a call counted."""
+    gc.collect()
+    counts: list[int] = []
+
+    async def ask_in_turn() -> None:
+        counts.extend([await side(http, url) for _ in range(calls)])
+
+    since = time.process_time()
+    await asyncio.gather(*(ask_in_turn() for _ in range(STREAMS)))
+    return (time.process_time() - since) / len(counts), sum(counts) / len(counts)
+
+
+async def measure(base: str, rounds: int, only: str) -> None:
+    sides = {name: side for name, side in SIDES.items() if name != "reads" or hasattr(ask(None, ""), "read")}
+    async with open_session() as http:
+        print(f"{'answer':12} {'side':6} {'us/call':>9} {'us/chunk':>9} {'counted':>9}")
+        per_call: dict[str, float] = {}
+        for path in ["none", *(name for name in PATHS if only in name)]:
+            calls = {"none": 60, "fast": 12, "paced": 1}[path.partition("-")[0]]
+            taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+            for _ in range(rounds):
+                for name, side in sides.items():
+                    taken[name].append(await cpu_of(side, http, f"{base}/{path}", calls))
+            for name, figures in taken.items():
+                cpu = min(cpu for cpu, _ in figures) * 1e6
+                if path == "none":
+                    per_call[name] = cpu
+                per_chunk = (cpu - per_call[name]) / CHUNKS
+                counted = statistics.median(count for _, count in figures)
+                print(f"{path:12} {name:6} {cpu:9.1f} {per_chunk:9.2f} {counted:9.1f}", flush=True)
+
+
+async def held(base: str, side: str, streams: int) -> None:
+    """Show what an open stream holds."""
+    async with open_session() as http:
+        await SIDES[side](http, f"{base}/none")
+        gc.collect()
+        before, tasks = memory(), []
+        for _ in range(streams):
+            tasks.append(asyncio.create_task(SIDES[side](http, f"{base}/held")))
+            if len(tasks) % 100 == 0:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        gc.collect()
+        print(f"{side}: {(memory() - before) * 1024 / streams:.1f} KiB per open stream of {streams}")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def main(given: argparse.Namespace) -> None:
+    if given.serve:
+        await serve()
+        return
+    async with service() as base:
+        if given.held:
+            await held(base, given.side, given.held)
+        else:
+            await measure(base, given.rounds, given.only)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--held", type=int, default=0, help="streams to hold open, for their memory")
+    parser.add_argument("--only", default="", help="answers whose name holds this")
+    parser.add_argument("--side", choices=SIDES, default="parts")
+    parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.uvloop and not options.serve:
+        import uvloop
+
+        uvloop.run(main(options))
+    else:
+        asyncio.run(main(options))
