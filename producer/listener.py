@@ -160,13 +160,14 @@ class Listener:
         """Take in all that one read of the connection brought."""
         arrived: dict[bytes, list[bytes]] = {}
         for reply in replies:
-            match reply:
-                case [b"message", name, data]:
+            if isinstance(reply, Exception):
+                raise reply
+            if isinstance(reply, list) and len(reply) == 3:
+                kind, name, data = reply
+                if kind == b"message":
                     arrived.setdefault(name, []).append(data)
-                case [b"subscribe", name, _]:
+                elif kind == b"subscribe":
                     self._acknowledge(name)
-                case Exception():
-                    raise reply
         for name, published in arrived.items():
             if room := self._rooms.get(name):
                 room.hand_out(published)

@@ -6,7 +6,7 @@ What arrived together is decoded once and wakes each reader once, however many f
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from producer.wire.codec import WireError
 from producer.wire.events import Frame, decode_frame
@@ -57,7 +57,8 @@ class Seat:
             self.miss()
             return
         self._frames.append(frame)
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def miss(self) -> None:
         """Say that frames may have been missed; what waits here is in the log as well."""
@@ -166,20 +167,18 @@ class Room:
         for frame, size in _decoded(self.channel, published):
             if frame is None:
                 self.miss()
-            else:
-                for seat in self._seats():
+                continue
+            for place in self._places:
+                seat = place()
+                if seat is not None:
                     seat.put(frame, size)
 
     def miss(self) -> None:
         """Say to everybody that frames may have been missed."""
-        for seat in self._seats():
-            seat.miss()
-
-    def _seats(self) -> Iterator[Seat]:
         for place in self._places:
             seat = place()
             if seat is not None:
-                yield seat
+                seat.miss()
 
     def _was_dropped(self, place: "weakref.ref[Seat]") -> None:
         # Called by the garbage collector, so possibly from another thread, or after the loop's end.
@@ -193,20 +192,15 @@ class Room:
                 self._on_empty(self)
 
 
-def _decoded(channel: bytes, published: Sequence[bytes]) -> Iterator[tuple[Frame | None, int]]:
-    """Yield frames with their sizes, as few as possible; None stands for what is none."""
-    if len(published) > 1 and sum(map(len, published)) <= _MAX_JOINED_BYTES:
-        together = b"".join(published)
+def _decoded(channel: bytes, published: Sequence[bytes]) -> Iterable[tuple[Frame | None, int]]:
+    """Return frames with their sizes, as few as possible; None stands for what is none."""
+    data = published[0] if len(published) == 1 else b"".join(published)
+    if len(data) <= _MAX_JOINED_BYTES or len(published) == 1:
         try:  # nearly always each one follows the one before, and then they are a frame together
-            yield decode_frame(together), len(together)
-        except WireError:
-            pass
-        else:
-            return
-    for data in published:
-        try:
-            yield decode_frame(data), len(data)
+            return ((decode_frame(data), len(data)),)
         except WireError as error:
-            # Anybody may publish anything; what counts stands in the log.
-            logger.warning("channel %s carried something that is no frame: %s", channel.decode(), error)
-            yield None, 0
+            if len(published) == 1:
+                # Anybody may publish anything; what counts stands in the log.
+                logger.warning("channel %s carried something that is no frame: %s", channel.decode(), error)
+                return ((None, 0),)
+    return [found for data in published for found in _decoded(channel, (data,))]

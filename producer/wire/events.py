@@ -239,7 +239,7 @@ def decode_frame(data: bytes) -> Frame:
     Raises:
         WireError: it breaks the contract; the message says how.
     """
-    events = tuple([_chunk(body) or _event(body) for body in unpack_maps(data, max_bytes=MAX_FRAME_BYTES)])
+    events = tuple([_read(body) for body in unpack_maps(data, max_bytes=MAX_FRAME_BYTES)])
     if not events:
         raise WireError("a frame without events")
     first = EventId.parse(events[0].id)
@@ -256,13 +256,12 @@ def _check_succession(first: EventId, events: Iterable[Event]) -> None:
             raise WireError(f"event {event.id[:50]!r} stands where {attempt}{seq} is due")
 
 
-def _chunk(body: dict[str, Any]) -> Event | None:
-    """Read the one event that most are, if it is one and nothing is wrong with it."""
-    if body.get("type") == "chunk":
+def _read(body: dict[str, Any]) -> Event:
+    if body.get("type") == "chunk":  # most are, and nearly always nothing is wrong with them
         id_, text = body.get("id"), body.get("text")
         if type(id_) is str and type(text) is str:
             return Chunk(id_, text)
-    return None
+    return _event(body)
 
 
 def _event(body: dict[str, Any]) -> Event:
