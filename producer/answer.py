@@ -139,11 +139,13 @@ class TextStream:
         return self
 
     async def __anext__(self) -> str:
-        await self._make_ready()
         if not self._pieces:
-            raise StopAsyncIteration
+            await self._make_ready()
+            if not self._pieces:
+                raise StopAsyncIteration
         piece = self._pieces.popleft()
-        self._count(piece)
+        self._handed_out += len(piece)
+        self._stands = self._handed_out
         return piece
 
     async def read(self) -> Sequence[str]:
@@ -151,7 +153,8 @@ class TextStream:
         await self._make_ready()
         pieces = tuple(self._pieces)
         self._pieces.clear()
-        self._count(*pieces)
+        self._handed_out += sum(map(len, pieces))
+        self._stands = self._handed_out
         return pieces
 
     async def aclose(self) -> None:
@@ -166,10 +169,6 @@ class TextStream:
             await self._read(self._subscription)
         if not self._pieces:
             check_done(self._subscription.job_id, self.end)
-
-    def _count(self, *pieces: str) -> None:
-        self._handed_out += sum(map(len, pieces))
-        self._stands = self._handed_out
 
     async def _read(self, subscription: Subscription) -> None:
         """Read until nothing more is known to stand in the log, so that what is superseded is seen to be.

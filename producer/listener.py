@@ -1,100 +1,27 @@
 """One pub/sub connection, shared by all subscriptions of a process."""
 
 import asyncio
-import contextlib
 import logging
 import random
-import weakref
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Url
+from producer.connection.line import HandedOver, new_reply_reader, pack, replies_in
 from producer.connection.tasks import end
 from producer.errors import Unavailable
-from producer.wire.codec import WireError
-from producer.wire.events import Frame, decode_frame
+from producer.seat import Room, Seat
 
 logger = logging.getLogger("chatrelay.listener")
 logger.addHandler(logging.NullHandler())  # a library is silent unless its user wants to hear it
 
-MAX_FRAMES_WAITING = 256
-MAX_BYTES_WAITING = 1024 * 1024
-"""What a seat holds for a slow reader. Beyond either it forgets, and the reader goes back to the log."""
-
-_PING_INTERVAL = 10.0  # seconds without a word of ours, after which one is said, so that a dead peer shows
+_PING_INTERVAL = 10.0  # seconds between two words of ours, so that a dead peer shows
+_SILENT_INTERVALS = 2  # after so many without any word of the peer's it is dead
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two attempts to connect
-
-
-class Seat:
-    """One reader's place at a channel: the frames that arrived since it last looked."""
-
-    __slots__ = ("__weakref__", "_arrival", "_bytes", "_frames", "_missed")
-
-    def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
-        self._bytes = 0
-        self._missed = False
-        self._arrival = asyncio.Event()
-
-    async def take(self, timeout: float) -> list[Frame] | None:
-        """Return the frames that arrived, at least one.
-
-        None says: look at the log. Either frames may have been missed, or none came for ``timeout`` seconds.
-        """
-        if not self._frames and not self._missed:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._arrival.wait()
-        self._arrival.clear()
-        frames, self._frames, self._bytes = list(self._frames), deque(), 0
-        if self._missed:
-            self._missed = False
-            return None
-        return frames or None
-
-    def put(self, frame: Frame, size: int) -> None:
-        """Add a frame of ``size`` bytes."""
-        self._bytes += size
-        if len(self._frames) >= MAX_FRAMES_WAITING or (self._frames and self._bytes > MAX_BYTES_WAITING):
-            self.miss()
-            return
-        self._frames.append(frame)
-        self._arrival.set()
-
-    def miss(self) -> None:
-        """Say that frames may have been missed; what waits here is in the log as well."""
-        self._frames.clear()
-        self._bytes = 0
-        self._missed = True
-        self._arrival.set()
-
-
-class _Room:
-    """A channel and who listens to it. The readers own their seats: one that is dropped leaves by itself."""
-
-    def __init__(self) -> None:
-        self.seats: weakref.WeakSet[Seat] = weakref.WeakSet()
-        self.acknowledged = asyncio.Event()
-        self.was_cut_off = False
-
-    def acknowledge(self) -> None:
-        self.acknowledged.set()
-        if self.was_cut_off:
-            self.was_cut_off = False
-            self.miss()
-
-    def cut_off(self) -> None:
-        self.acknowledged.clear()
-        self.was_cut_off = True
-
-    def put(self, frame: Frame, size: int) -> None:
-        for seat in self.seats:
-            seat.put(frame, size)
-
-    def miss(self) -> None:
-        for seat in self.seats:
-            seat.miss()
 
 
 class Listener:
@@ -103,18 +30,17 @@ class Listener:
     def __init__(self, url: Url, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
-        self._rooms: dict[str, _Room] = {}
-        self._acks_due: Counter[str] = Counter()
-        self._to_say: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._rooms: dict[bytes, Room] = {}
+        self._acks_due: Counter[bytes] = Counter()
+        self._conversation: _Conversation | None = None
         self._task: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._last_error: Exception | None = None
         self._closed = False
 
     @property
     def channels(self) -> frozenset[str]:
         """The channels that have a reader."""
-        return frozenset(self._rooms)
+        return frozenset(name.decode() for name in self._rooms)
 
     async def join(self, channel: str) -> Seat:
         """Take a seat at ``channel``; when this returns, Redis has acknowledged the subscription.
@@ -124,22 +50,16 @@ class Listener:
         """
         if self._closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
-        self._start()
-        seat = Seat()
-        weakref.finalize(seat, self._seat_left, channel).atexit = False
-        room = self._rooms.get(channel)
-        if room is None:
-            room = self._rooms[channel] = _Room()
-            self._say("SUBSCRIBE", channel)
-        room.seats.add(seat)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await room.acknowledged.wait()
-        except TimeoutError:
-            why = str(self._last_error or f"no acknowledgement within {self._timeout:g} s")
-            raise Unavailable(f"Redis at {self._url} cannot be subscribed to: {why}") from self._last_error
-        if self._closed:
-            raise Unavailable("this Producer was closed")
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_listening(), name="chatrelay-listener")
+        room = self._room(channel.encode())
+        seat = room.sit_down()
+        if room.pending is not None:
+            try:
+                await self._acknowledgement(room.pending)
+            except BaseException:
+                seat.leave()
+                raise
         return seat
 
     async def aclose(self) -> None:
@@ -155,98 +75,161 @@ class Listener:
 
     # -- who listens ---------------------------------------------------------------------------------------
 
-    def _seat_left(self, channel: str) -> None:
-        # Called by the garbage collector, so possibly from another thread, or after the loop's end.
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tidy, channel)
+    def _room(self, name: bytes) -> Room:
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = Room(name, self._leave)
+            self._subscribe(name)
+        return room
 
-    def _tidy(self, channel: str) -> None:
-        room = self._rooms.get(channel)
-        if room is not None and not room.seats:
-            del self._rooms[channel]
-            self._say("UNSUBSCRIBE", channel)
+    async def _acknowledgement(self, pending: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await pending.wait()
+        except TimeoutError:
+            why = str(self._last_error or f"no acknowledgement within {self._timeout:g} s")
+            raise Unavailable(f"Redis at {self._url} cannot be subscribed to: {why}") from self._last_error
+        if self._closed:
+            raise Unavailable("this Producer was closed")
 
-    def _say(self, command: str, channel: str) -> None:
-        if command == "SUBSCRIBE":
-            self._acks_due[channel] += 1
-        self._to_say.put_nowait((command, channel))
+    def _leave(self, room: Room) -> None:
+        if self._rooms.get(room.channel) is room:
+            del self._rooms[room.channel]
+            if self._conversation is not None:
+                self._conversation.say("UNSUBSCRIBE", room.channel)
 
-    def _acknowledge(self, channel: str) -> None:
+    def _subscribe(self, name: bytes) -> None:
+        if self._conversation is not None:  # otherwise it is said when there is one
+            self._acks_due[name] += 1
+            self._conversation.say("SUBSCRIBE", name)
+
+    def _acknowledge(self, name: bytes) -> None:
         # A channel that was left and joined again quickly has two acknowledgements under way,
         # with an UNSUBSCRIBE between them: only the last one counts.
-        self._acks_due[channel] -= 1
-        if self._acks_due[channel] <= 0:
-            del self._acks_due[channel]
-            if room := self._rooms.get(channel):
+        self._acks_due[name] -= 1
+        if self._acks_due[name] <= 0:
+            del self._acks_due[name]
+            if room := self._rooms.get(name):
                 room.acknowledge()
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        if self._task is None:
-            self._loop = asyncio.get_running_loop()
-            self._task = asyncio.create_task(self._keep_listening(), name="chatrelay-listener")
-
     async def _keep_listening(self) -> None:
         pause = _FIRST_PAUSE
         while True:
-            connection = self._url.new_connection()
             try:
-                async with asyncio.timeout(self._timeout):
-                    await connection.connect()
+                conversation = await self._connect()
                 pause, self._last_error = _FIRST_PAUSE, None
-                await self._converse(connection)
+                await self._converse(conversation)
             except Exception as error:  # noqa: BLE001 - whatever broke it: readers count on it coming back
                 self._last_error = error
                 logger.warning("pub/sub connection to %s is down, connecting again: %s", self._url, error)
-            finally:
-                await connection.disconnect(nowait=True)
             for room in self._rooms.values():
                 room.cut_off()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _converse(self, connection: AbstractConnection) -> None:
-        self._to_say = asyncio.Queue()
-        self._acks_due.clear()
-        for channel in self._rooms:
-            self._say("SUBSCRIBE", channel)
-        speaking = asyncio.create_task(self._speak(connection), name="chatrelay-listener-speak")
-        listening = asyncio.create_task(self._listen(connection), name="chatrelay-listener-listen")
+    async def _connect(self) -> "_Conversation":
+        connection = self._url.new_connection()
         try:
-            done, _ = await asyncio.wait([speaking, listening], return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()
+            return _Conversation.over(connection, self._hear)
         finally:
-            await end(speaking, listening)
-        for task in done:
-            task.result()  # raises what broke the conversation
+            await connection.disconnect(nowait=True)  # of no effect once it was handed over
 
-    async def _speak(self, connection: AbstractConnection) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_PING_INTERVAL):
-                    command = await self._to_say.get()
-            except TimeoutError:
-                command = ("PING", "")
-            await connection.send_command(*command, check_health=False)
-
-    async def _listen(self, connection: AbstractConnection) -> None:
-        while True:
-            reply = await connection.read_response(timeout=2 * _PING_INTERVAL)
-            match reply:
-                case [b"message", name, data]:
-                    self._spread(name.decode(), data)
-                case [b"subscribe", name, _]:
-                    self._acknowledge(name.decode())
-                case None:
-                    raise ConnectionError(f"no sign of life for {2 * _PING_INTERVAL:g} s")
-
-    def _spread(self, channel: str, data: bytes) -> None:
-        room = self._rooms.get(channel)
-        if room is None:
-            return
+    async def _converse(self, conversation: "_Conversation") -> None:
+        self._conversation = conversation
+        self._acks_due.clear()
+        for name in self._rooms:
+            self._subscribe(name)
+        silent = 0
         try:
-            room.put(decode_frame(data), len(data))
-        except WireError as error:
-            # Anybody may publish anything; what counts stands in the log.
-            logger.warning("channel %s carried something that is no frame: %s", channel, error)
-            room.miss()
+            while silent < _SILENT_INTERVALS:
+                await asyncio.wait([conversation.lost], timeout=_PING_INTERVAL)
+                if conversation.lost.done():
+                    raise conversation.lost.result()
+                silent = 0 if conversation.has_spoken() else silent + 1
+                conversation.say("PING")
+        finally:
+            self._conversation = None
+            conversation.close()
+        raise RedisConnectionError(f"no sign of life for {_SILENT_INTERVALS * _PING_INTERVAL:g} s")
+
+    def _hear(self, replies: Iterable[Any]) -> None:
+        """Take in all that one read of the connection brought."""
+        arrived: dict[bytes, list[bytes]] = {}
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+            if isinstance(reply, list) and len(reply) == 3:
+                kind, name, data = reply
+                if kind == b"message":
+                    arrived.setdefault(name, []).append(data)
+                elif kind == b"subscribe":
+                    self._acknowledge(name)
+        for name, published in arrived.items():
+            if room := self._rooms.get(name):
+                room.hand_out(published)
+
+
+class _Conversation(asyncio.Protocol):
+    """What is said over one connection, from its handshake to its end: ``lost`` becomes what ended it."""
+
+    def __init__(self, hear: Callable[[Iterable[Any]], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[Exception] = loop.create_future()
+        self._hear = hear
+        self._reader = new_reply_reader()
+        self._connection: HandedOver | None = None
+        self._has_spoken = False
+        self._unsaid: list[bytes] = []
+        self._loop = loop
+
+    @classmethod
+    def over(cls, connection: AbstractConnection, hear: Callable[[Iterable[Any]], None]) -> Self:
+        """Begin one over an open connection, which is taken from redis-py."""
+        made = cls(hear)
+        made._connection = HandedOver(connection, made)
+        if made._connection.transport.is_closing():
+            made.connection_lost(None)
+        return made
+
+    def say(self, *command: str | bytes) -> None:
+        """Send a command; what is said in one step of the loop is written together."""
+        if not self._unsaid:
+            self._loop.call_soon(self._write)
+        self._unsaid.append(pack(*command))
+
+    def has_spoken(self) -> bool:
+        """Return whether anything came since this was asked last."""
+        has_spoken, self._has_spoken = self._has_spoken, False
+        return has_spoken
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        if self._connection is not None and not self.lost.done():
+            self._connection.transport.write(b"".join(unsaid))
+
+    # -- asyncio calls these -------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._has_spoken = True
+        self._reader.feed(data)
+        try:
+            self._hear(replies_in(self._reader))
+        except Exception as error:  # noqa: BLE001 - whatever it is: another connection is made
+            self._lose(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(exc or RedisConnectionError("it was closed by the server"))
+
+    def _lose(self, error: Exception) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+            self.close()

@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -12,7 +11,8 @@ from redis.asyncio import Redis
 from producer.errors import CorruptLog, JobNotFound, Unavailable
 from producer.expiry import expire_job
 from producer.link import Link
-from producer.listener import Listener, Seat
+from producer.listener import Listener
+from producer.seat import Seat
 from producer.status import number_in
 from producer.wire.codec import WireError
 from producer.wire.events import QUEUED_ID, Event, EventId, Frame, decode_frame
@@ -66,7 +66,8 @@ class Subscription:
         self._behind = True
         self._expires_at: float | None = None
         self._ended = False
-        self._ready: deque[Event] = deque()
+        self._ready: Iterator[Event] = iter(())
+        self._silence = 0.0
         self._cursor = None if after is None else str(after)
 
     @property
@@ -83,11 +84,12 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        if not self._ready:
-            self._ready.extend(await self._next_events())
-        if not self._ready:
-            raise StopAsyncIteration
-        event = self._ready.popleft()
+        event = next(self._ready, None)
+        if event is None:
+            self._ready = iter(await self._next_events())
+            event = next(self._ready, None)
+            if event is None:
+                raise StopAsyncIteration
         self._cursor = event.id
         return event
 
@@ -99,32 +101,40 @@ class Subscription:
 
     async def aclose(self) -> None:
         """Leave. A subscription that is merely dropped leaves as well."""
-        self._seat = None
         self._ended = True
-        self._ready.clear()
+        self._ready = iter(())
+        self._leave()
 
     async def read(self) -> Sequence[Event]:
         """Return all events that are ready, at least one; none once the terminal event was handed out."""
         events = tuple(self._ready) or await self._next_events()
-        self._ready.clear()
         if events:
             self._cursor = events[-1].id
         return events
 
     async def _next_events(self) -> Sequence[Event]:
         while not self._ended:
-            events = await (self._replay() if self._behind else self._follow())
+            if self._behind:
+                events = await self._replay()
+            else:
+                assert self._seat is not None, "replay comes first"
+                events = self._follow(await self._seat.take(self._patience_with_silence()))
             if events:
-                self._seen = EventId.parse(events[-1].id)
                 if events[-1].terminal:
                     self._end(events[-1])
                 return events
+        self._leave()  # in case that the seat was taken while another task left
         return ()
 
     def _end(self, event: Event) -> None:
         self.end = event
         self._ended = True
-        self._seat = None
+        self._leave()
+
+    def _leave(self) -> None:
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            seat.leave()
 
     # -- replay --------------------------------------------------------------------------------------------
 
@@ -133,8 +143,11 @@ class Subscription:
             self._seat = await self._listener.join(self._keys.events(self.job_id))
         frames, tail = await self._read_page()
         self._behind = len(frames) == PAGE
+        self._silence = self._idle_check * random.uniform(0.8, 1.2)
         events = [event for frame in frames for event in frame.after(self._seen)]
-        if not events:
+        if events:
+            self._seen = frames[-1].last
+        else:
             await self._look_at_rest(tail)
         return events
 
@@ -191,32 +204,30 @@ class Subscription:
 
     # -- live ----------------------------------------------------------------------------------------------
 
-    async def _follow(self) -> Sequence[Event]:
-        assert self._seat is not None, "replay comes first"
-        frames = await self._seat.take(self._patience_with_silence())
+    def _follow(self, frames: Sequence[Frame] | None) -> Sequence[Event]:
+        """Return what is new in the frames, as far as they follow what was seen."""
         if frames is None:
             self._behind = True
             return ()
-        events: list[Event] = []
-        seen = self._seen
+        news: list[Sequence[Event]] = []
         for frame in frames:
-            if frame.last <= seen:
+            if frame.last <= self._seen:
                 continue
-            if not _follows(frame, seen):
+            if not _follows(frame, self._seen):
                 self._behind = True
                 break
-            events.extend(frame.after(seen))
-            seen = frame.last
-            if events[-1].terminal:
+            news.append(frame.after(self._seen))
+            self._seen = frame.last
+            if news[-1][-1].terminal:
                 break
-        return events
+        # A frame's events are shared by all who read it, so nothing is copied where it came alone.
+        return news[0] if len(news) == 1 else [event for events in news for event in events]
 
     def _patience_with_silence(self) -> float:
-        idle = self._idle_check * random.uniform(0.8, 1.2)
         if self._expires_at is None:
-            return idle
+            return self._silence
         until_deadline = max(0.0, self._expires_at - asyncio.get_running_loop().time())
-        return min(idle, until_deadline + random.uniform(0, _EXPIRY_JITTER))
+        return min(self._silence, until_deadline + random.uniform(0, _EXPIRY_JITTER))
 
 
 def _follows(frame: Frame, seen: EventId) -> bool:

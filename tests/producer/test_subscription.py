@@ -23,7 +23,7 @@ from producer import (
     Unavailable,
     Waiting,
 )
-from producer.listener import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
+from producer.seat import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
 from producer.subscription import PAGE
 from producer.wire.events import Frame
 from producer.wire.keys import Keys

@@ -1,5 +1,6 @@
 """Random jobs, events and bytes, and what becomes of them."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -137,6 +138,34 @@ def _damaged(draw: st.DrawFn) -> bytes:
         start = draw(st.integers(0, len(data)))
         data[start : start + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
     return bytes(data)
+
+
+_odd = st.sampled_from(
+    [None, True, 0, -1, 2**63, 1.5, math.inf, b"1-1", "1-1", "\ud800", [], ["x"], {}, {"a": b""}, "chunk"]
+)
+
+
+@st.composite
+def mutated_chunks(draw: st.DrawFn) -> bytes:
+    """Chunks in a row, one of which lost a value, has an odd one, a key more, a key that is none, or a byte changed."""
+    first = draw(st.integers(0, 12))
+    bodies = [
+        {"id": f"7-{first + n}", "type": "chunk", "text": draw(text)} for n in range(draw(st.integers(1, 4)))
+    ]
+    body: dict[Any, Any] = draw(st.sampled_from(bodies))
+    key = draw(st.sampled_from(["id", "type", "text", "more", 5, b"id", None]))
+    body[key] = draw(_odd)
+    if draw(st.booleans()):
+        del body[draw(st.sampled_from(list(body)))]
+    data = bytearray(b"".join(_packed_anyhow(body) for body in bodies))
+    if draw(st.booleans()):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+def _packed_anyhow(body: dict[Any, Any]) -> bytes:
+    packed: bytes = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogatepass")
+    return packed
 
 
 hostile = st.binary(max_size=200) | _msgpack | _damaged()

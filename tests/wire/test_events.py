@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from producer.wire import codec, events
 from producer.wire.codec import WireError, pack
 from producer.wire.events import (
     MAX_FRAME_BYTES,
@@ -27,7 +28,7 @@ from producer.wire.events import (
     decode_frame,
     encode,
 )
-from tests.wire.strategies import attempts, hostile, read, text
+from tests.wire.strategies import attempts, hostile, mutated_chunks, read, text
 
 ids = st.builds(EventId, st.integers(0, 10**19 - 1), st.integers(0, 10**19 - 1))
 
@@ -125,6 +126,24 @@ def _above(cursor: EventId, events: list[Event]) -> tuple[Event, ...]:
 def test_hostile_bytes_raise_nothing_but_a_wire_error_with_a_short_text(data: bytes) -> None:
     frame = read(decode_frame, data)
     assert frame is None or frame == decode_frame(joined(list(frame.events)))
+
+
+@given(hostile | mutated_chunks())
+@settings(max_examples=1000, deadline=timedelta(seconds=5))
+def test_the_short_way_of_a_chunk_reads_and_refuses_what_the_long_one_does(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "_is_flat", lambda _: False)
+        patch.setattr(events, "_read", events._event)
+        by_the_long_way = outcome(data)
+    assert outcome(data) == by_the_long_way
+
+
+def outcome(data: bytes) -> Frame | str:
+    """What the bytes are, or why they are nothing."""
+    try:
+        return decode_frame(data)
+    except WireError as error:
+        return str(error)
 
 
 def test_the_longest_text_of_the_widest_characters_fits_into_a_frame() -> None:
