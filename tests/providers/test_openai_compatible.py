@@ -1,15 +1,19 @@
 """What the OpenAI protocol has of its own (G6: no end mark, no success); the rest is in test_conformance."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.providers.base import Finish, Part, Reasoning, ToolCall, Usage
 from worker.providers.errors import BadRequest, Broken, Cut, NotAStream, Refused
-from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.http import Request
+from worker.providers.openai_compatible import OpenAICompatible, _Answer, _lone_text
 
 from .protocols import OPENAI, QUESTION, collect, delta, sse, text_of
 from .upstream import Exchange, Upstream, answering, answering_and_closing, chunk, whole
@@ -167,6 +171,72 @@ async def test_other_choices_than_the_first_are_ignored(http: aiohttp.ClientSess
 )
 async def test_odd_shapes_are_passed_over(odd: object, http: aiohttp.ClientSession) -> None:
     assert await answer_to(sse(odd, delta("on"), odd, DONE), http) == ["on"]
+
+
+CHOICES = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.sampled_from([0, 1, None, False, 0.0, "", [], {}]),
+        "finish_reason": st.sampled_from([None, "", "stop", 0, 1]),
+        "logprobs": st.none(),
+        "delta": st.one_of(
+            st.sampled_from([None, "x", []]),
+            st.dictionaries(
+                st.sampled_from(["content", "reasoning", "role", "tool_calls"]),
+                st.sampled_from([None, "", "text", 5, {}, [], [{"type": "text", "text": "part"}]]),
+            ),
+        ),
+    },
+)
+CHUNKS = st.fixed_dictionaries(
+    {"choices": st.lists(st.one_of(CHOICES, st.none()), max_size=2)},
+    optional={"usage": st.sampled_from([None, {}, {"prompt_tokens": 3, "completion_tokens": 2}])},
+)
+
+
+@given(CHUNKS)
+def test_the_short_way_of_a_chunk_gives_what_the_long_way_gives(chunk: dict[str, Any]) -> None:
+    answer = _Answer(Request("http://h.invalid", {}, b""))
+    parts: list[Part] = []
+    answer._read_chunk(chunk, parts)
+    if text := _lone_text(chunk):
+        assert [*parts, *finished(answer)] == [text]
+
+
+def finished(answer: _Answer) -> list[Part]:
+    """What an answer holds for its end."""
+    return answer.feed(b"data: [DONE]\n\n")[0] + answer.end()
+
+
+def test_the_short_way_is_the_way_of_a_text() -> None:
+    assert _lone_text(delta("text") | {"usage": None, "id": "x"}) == "text"
+
+
+@pytest.mark.parametrize(
+    "number", ["-0", "1e5", "0.1e-7", "123456789012345678", "1234567890123456789", "9" * 30, "1e999", "NaN"]
+)
+async def test_numbers_mean_what_they_mean_to_the_standard_library(
+    number: str, http: aiohttp.ClientSession
+) -> None:
+    body = sse(f'{{"usage": {{"prompt_tokens": 1, "completion_tokens": {number}, "other": {number}}}}}', DONE)
+    value = json.loads(number, parse_int=lambda digits: int(digits) if len(digits) <= 18 else float(digits))
+    (usage,) = await answer_to(body, http)
+    expected = Usage(1, max(value, 0) if isinstance(value, int) else 0, {"other": value})
+    assert repr(usage) == repr(expected)
+
+
+@pytest.mark.parametrize("depth", [500, 900, 1000, 1020, 2000])
+async def test_however_deep_an_event_is_nothing_breaks_but_the_answer(
+    depth: int, http: aiohttp.ClientSession
+) -> None:
+    deep = "[" * depth + "]" * depth
+    body = sse(f'{{"usage": {{"prompt_tokens": 1, "deep": {deep}}}, "choices": {deep}}}', delta("on"), DONE)
+    (result,) = await asyncio.gather(answer_to(body, http), return_exceptions=True)
+    if isinstance(result, BaseException):
+        assert isinstance(result, Broken)
+        assert "sent an event that is not JSON" in result.message
+    else:
+        assert text_of(result) == "on"
 
 
 async def test_halves_of_a_surrogate_pair_are_passed_on_as_they_come(http: aiohttp.ClientSession) -> None:

@@ -241,7 +241,10 @@ def _lone_text(chunk: Mapping[str, Any]) -> str:
 def _usage(value: object) -> Usage | None:
     # Through JSON once more, so that neither a lone surrogate nor a number of any length hides in what nobody
     # looks into.
-    counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
+    try:
+        counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
+    except RecursionError:  # orjson goes deeper than the standard library
+        return None
     given, made = counts.pop("prompt_tokens", None), counts.pop("completion_tokens", None)
     if not isinstance(given, int) and not isinstance(made, int):
         return None
