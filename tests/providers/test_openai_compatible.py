@@ -7,13 +7,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worker.providers.base import Finish, Part, Reasoning, ToolCall, Usage
 from worker.providers.errors import BadRequest, Broken, Cut, NotAStream, Refused
-from worker.providers.http import Request
-from worker.providers.openai_compatible import OpenAICompatible, _Answer, _lone_text
+from worker.providers.openai_compatible import OpenAICompatible
 
 from .protocols import OPENAI, QUESTION, collect, delta, sse, text_of
 from .upstream import Exchange, Upstream, answering, answering_and_closing, chunk, whole
@@ -173,43 +170,26 @@ async def test_odd_shapes_are_passed_over(odd: object, http: aiohttp.ClientSessi
     assert await answer_to(sse(odd, delta("on"), odd, DONE), http) == ["on"]
 
 
-CHOICES = st.fixed_dictionaries(
-    {},
-    optional={
-        "index": st.sampled_from([0, 1, None, False, 0.0, "", [], {}]),
-        "finish_reason": st.sampled_from([None, "", "stop", 0, 1]),
-        "logprobs": st.none(),
-        "delta": st.one_of(
-            st.sampled_from([None, "x", []]),
-            st.dictionaries(
-                st.sampled_from(["content", "reasoning", "role", "tool_calls"]),
-                st.sampled_from([None, "", "text", 5, {}, [], [{"type": "text", "text": "part"}]]),
-            ),
-        ),
-    },
+TEXT = {"index": 0, "delta": {"content": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "parts"),
+    [
+        ({"choices": [TEXT], "usage": None, "id": "x"}, ["a"]),
+        ({"choices": [TEXT, TEXT, TEXT | {"index": 1}]}, ["a", "a"]),
+        ({"choices": [TEXT | {"finish_reason": "stop"}]}, ["a", Finish("stop")]),
+        (delta("a", reasoning="Hm"), [Reasoning("Hm"), "a"]),
+        (delta("a", reasoning_content="Hm", role="assistant"), [Reasoning("Hm"), "a"]),
+        (delta("a", tool_calls=[{"id": "c", "function": {"name": "f"}}]), ["a", ToolCall("c", "f", "")]),
+        ({"choices": [TEXT], "usage": {"prompt_tokens": 3}}, ["a", Usage(3, 0)]),
+        ({"choices": [TEXT | {"delta": {"content": ["a"]}}]}, []),
+    ],
 )
-CHUNKS = st.fixed_dictionaries(
-    {"choices": st.lists(st.one_of(CHOICES, st.none()), max_size=2)},
-    optional={"usage": st.sampled_from([None, {}, {"prompt_tokens": 3, "completion_tokens": 2}])},
-)
-
-
-@given(CHUNKS)
-def test_the_short_way_of_a_chunk_gives_what_the_long_way_gives(chunk: dict[str, Any]) -> None:
-    answer = _Answer(Request("http://h.invalid", {}, b""))
-    parts: list[Part] = []
-    answer._read_chunk(chunk, parts)
-    if text := _lone_text(chunk):
-        assert [*parts, *finished(answer)] == [text]
-
-
-def finished(answer: _Answer) -> list[Part]:
-    """What an answer holds for its end."""
-    return answer.feed(b"data: [DONE]\n\n")[0] + answer.end()
-
-
-def test_the_short_way_is_the_way_of_a_text() -> None:
-    assert _lone_text(delta("text") | {"usage": None, "id": "x"}) == "text"
+async def test_a_chunk_with_a_text_may_carry_more(
+    chunk: dict[str, Any], parts: list[Part], http: aiohttp.ClientSession
+) -> None:
+    assert await answer_to(sse(chunk, DONE), http) == parts
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.providers.errors import Broken
@@ -36,6 +37,7 @@ STREAMS = {
     "a name without data is no event": (b"event: error\n\ndata: a\n\n", data("a")),
     "a BOM at the start": (b"\xef\xbb\xbfdata: a\n\n", data("a")),
     "a BOM later is a character": (b"\n\xef\xbb\xbfdata: a\n\ndata: b\n\n", data("b")),
+    "a BOM after an event is a character": (b"data: a\n\n\xef\xbb\xbfdata: b\n\ndata: c\n\n", data("a", "c")),
     "every length of UTF-8": ("data: aß€🙂\n\ndata: שלום\n\n".encode(), data("aß€🙂", "שלום")),
     "bytes that are no UTF-8": (b"data: a\xffb\xe2\x82\n\n", data("a\ufffdb\ufffd")),
     "other line separators are text": (
@@ -99,6 +101,7 @@ PIECES = (
 )
 
 
+@settings(max_examples=500, deadline=timedelta(seconds=5))
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.sets(st.integers(0, 100), max_size=3))
 def test_whole_reads_give_what_single_bytes_give(stream: bytes, splits: set[int]) -> None:
     cuts = [0, *sorted(splits), len(stream)]

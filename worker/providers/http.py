@@ -34,7 +34,7 @@ ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
 KEEP_ALIVE = (
     50.0  # seconds that an idle connection is kept: services and their proxies drop them after a minute
 )
-READ_BUFFER = 4096  # bytes; a response is read no further while twice as many wait to be taken
+READ_BUFFER = 8192  # bytes; a response is read no further while twice as many wait to be taken
 REST_TIMEOUT = 0.25  # seconds to wait for the end of the response after the answer's own end mark
 
 # What aiohttp raises while it sends and reads. HttpProcessingError is no ClientError, yet aiohttp without its
