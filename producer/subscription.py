@@ -34,11 +34,13 @@ class Subscription:
     The log is the truth and the channel the wake-up: whenever a frame does not follow what was seen, or frames
     may have been missed, the log is read from the cursor. It may be left at any time and leaves nothing behind.
     A job that no worker has when its deadline passes is ended by whoever reads it, as `Failed`.
+    One task reads it at a time.
 
     Raises, while iterating:
         JobNotFound: no such job, or its retention is over (also if that happens under a waiting reader).
         CorruptLog: the log breaks the contract.
         Unavailable: Redis stayed away for longer than ``patience`` seconds.
+        RuntimeError: another task waits for its next event already.
     """
 
     def __init__(
