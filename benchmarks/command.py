@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks import servers
+from benchmarks.report import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
 REPEATS = 3
 
 

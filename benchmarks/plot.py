@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import RESULTS
-from benchmarks.report import Report, Row, described, number
+from benchmarks.report import RESULTS, Report, Row, described, number
 
 _COLUMNS = 3
 _MISSING = "no plots: matplotlib is not installed (pip install 'chatrelay[bench]')"

@@ -112,6 +112,7 @@ async def fast(stand: Stand, way: Side, setting: Setting) -> Figures:
     way.child.takes.reset_peak()
     for _ in range(setting.bursts):
         async with AsyncExitStack() as stack:
+            stand.ask_upstream("shut")
             all_of_it = stack.enter_context(Stretch(worker=way.child.takes))
             await way.hand(plan, setting.streams)
             await stand.until_calls(setting.streams, "held")

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("redis", "hiredis", "aiohttp", "msgpack", "uvloop", "pydantic")
 
 

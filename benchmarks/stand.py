@@ -53,7 +53,7 @@ class Stand:
         return [f"job-{next(self._numbers)}" for _ in range(count)]
 
     def ask_upstream(self, path: str) -> Any:
-        """Ask for ``figures`` or ``held``, or to ``open`` the gate."""
+        """Ask for ``figures`` or ``held``, or to ``open`` or ``shut`` the gate."""
         self._asked.request("GET", f"/{path}")
         return json.loads(self._asked.getresponse().read())
 
@@ -169,6 +169,15 @@ class Side:
         """Check that all answers are exact, where there is a log; forget them."""
         if self.way == CHATRELAY:
             await self._stand.check(plan, self._ids)
+        await self.forget()
+
+    async def log_bytes(self) -> float:
+        """Return the server's memory for one log, in the mean over some."""
+        some = self._ids[:_AT_ONCE]
+        return sum([await self._stand.redis.memory_usage(Keys().log(i), samples=0) for i in some]) / len(some)
+
+    async def forget(self) -> None:
+        """Remove what the last streams left on the server."""
         keys = [key for job_id in self._ids for key in (Keys().log(job_id), Keys().record(job_id))]
         if keys:
             await self._stand.redis.unlink(*keys)

@@ -5,8 +5,8 @@ It prints its base URL and serves until it is terminated. What it answers says t
 - fast: all chunks in one write, each an HTTP chunk of its own, as a service that flushes each of them sends them;
 - paced: the first chunk with the response's head, then one write for each, its text the clock at that write.
 
-``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate, and
-``GET /open`` opens it.
+``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate;
+``GET /open`` opens it, ``GET /shut`` shuts it again.
 """
 
 import asyncio
@@ -140,11 +140,12 @@ class Service:
         self.figures = Figures()
         self._wheels: dict[float, Wheel] = {}
         self._held: list[Callable[[], None]] = []
+        self._is_open = False
 
     def begin(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         """Answer a call, now or when the gate opens."""
         self.figures.calls += 1
-        if plan.gated:
+        if plan.gated and not self._is_open:
             self._held.append(lambda: self._answer(plan, transport))
         else:
             self._answer(plan, transport)
@@ -154,7 +155,9 @@ class Service:
         if path == b"/figures":
             return self.figures.take()
         waiting = len(self._held)
-        if path == b"/open":
+        if path in (b"/open", b"/shut"):
+            self._is_open = path == b"/open"
+        if self._is_open:
             held, self._held = self._held, []
             for answer in held:
                 answer()
