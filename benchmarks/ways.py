@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.exceptions import ResponseError
 
 from benchmarks.delays import Delays
@@ -30,6 +30,7 @@ from worker.providers.openai_compatible import OpenAICompatible
 CALLING, QUEUED = ("direct", "bytes"), ("drop", "publish", "naive")
 _DONE = b"\xa4type\xa4done"
 _BLOCK_MS = 1000
+MANY = 100  # jobs side by side, above which redis-py is faster with few connections
 _STAMP = slice(1, 1 + STAMP_DIGITS)
 
 
@@ -95,7 +96,7 @@ Send = Callable[[str, bytes], Awaitable[object]]
 
 async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
     """Take jobs off the stream until the process is terminated."""
-    async with Redis.from_url(url) as redis, open_session() as http:
+    async with Redis.from_pool(pool(url, concurrency)) as redis, open_session() as http:
         send = sender(redis, way)
         with contextlib.suppress(ResponseError):  # it is there
             await redis.xgroup_create(Keys().jobs("default"), GROUP, id="0", mkstream=True)
@@ -110,6 +111,13 @@ async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
                 task = asyncio.create_task(answer_job(redis, entry, fields, (base_url, http, send)))
                 running.add(task)
                 task.add_done_callback(running.discard)
+
+
+def pool(url: str, concurrency: int) -> ConnectionPool:
+    """Return the pool with which these ways do best: a connection for each job as long as they are few."""
+    if concurrency <= MANY:
+        return ConnectionPool.from_url(url, max_connections=MANY + 1)
+    return BlockingConnectionPool.from_url(url, max_connections=16, timeout=None)
 
 
 def _entries(read: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
