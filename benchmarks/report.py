@@ -153,8 +153,9 @@ class Report:
     def load(cls, path: Path) -> Self:
         """Read a report that was written."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        rows = {name: [Row.read(row) for row in data.pop(name)] for name in ("rows", "comparisons")}
-        return cls(**data, **rows)
+        rows = [Row.read(row) for row in data.pop("rows")]
+        comparisons = [Row.read(row) for row in data.pop("comparisons")]
+        return cls(**data, rows=rows, comparisons=comparisons)
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for a terminal."""
