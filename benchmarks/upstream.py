@@ -27,6 +27,7 @@ _HEAD = (
 _DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
 _FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 _DONE = b"data: [DONE]\n\n"
+_GOLDEN = (5**0.5 - 1) / 2
 _TICK = 0.001  # seconds: libuv's timers know no shorter time
 
 
@@ -103,18 +104,16 @@ class Wheel:
         self._step = 1 / rate / places
         self._places: list[list[PacedAnswer]] = [[] for _ in range(places)]
         self._loop = asyncio.get_running_loop()
+        self._place = 0.0  # of the answer that was added last, as a share of a turn
         self._now = 0  # how many places have had their turn
         self._next_at = 0.0
         self._is_turning = False
 
     def add(self, answer: PacedAnswer) -> None:
         """Let a chunk be written whenever its place has its turn."""
-        fewest = min(map(len, self._places))
-        size = len(self._places)
-        # Looked for backwards from the place that was just served: an answer that has just begun is to go on a whole
-        # turn later, or as little sooner as there is room.
-        nearest = next(n for n in range(1, size + 1) if len(self._places[(self._now - n) % size]) == fewest)
-        self._places[(self._now - nearest) % size].append(answer)
+        # A step of the golden section, again and again, leaves no place far from its even share, at any number.
+        self._place = (self._place + _GOLDEN) % 1.0
+        self._places[int(self._place * len(self._places))].append(answer)
         if not self._is_turning:
             self._is_turning = True
             self._next_at = time.monotonic() + self._step

@@ -13,12 +13,18 @@ MS = 1_000_000
 
 def test_delays_count_from_the_upstreams_write_and_only_in_the_window() -> None:
     delays = Delays()
-    for sent_at, took in ((10 * MS, 500 * MS), (1000 * MS, 1 * MS), (2000 * MS, 3 * MS), (3000 * MS, 2 * MS)):
+    for sent_at, took in (
+        (10 * MS, 500 * MS),
+        (1000 * MS, 1 * MS),
+        (2000 * MS, 3 * MS),
+        (3000 * MS, 2 * MS),
+        (4000 * MS, 0),
+    ):
         delays.chunk("stream", sent_at, sent_at + took)
     told = delays.report(since=1000 * MS, last_sent_at=3000 * MS, handed={"stream": 8 * MS})
     assert told["delay"] == {"p50": 2.0, "p99": 3.0, "max": 3.0}
     assert told["first"]["p50"] == 502.0
-    assert told["chunks"] == 4
+    assert told["chunks"] == 5
     assert told["in_time"] == 1.0
 
 
@@ -34,7 +40,7 @@ def test_the_tap_sees_stamps_and_ends_in_frames_of_any_size() -> None:
     chunks = [encode(Chunk(f"7-{seq}", stamped(seq, seq).decode())) for seq in range(1, 4)]
     publish(tap, chunks[0])
     publish(tap, b"".join(chunks[1:]) + encode(Done("7-4", "stop", 60)))
-    told = tap.delays.report(since=0, last_sent_at=0, handed={})
+    told = tap.delays.report(since=0, last_sent_at=3, handed={})
     assert (told["chunks"], tap.delays.ends, tap.delays.failures) == (3, 1, 0)
     publish(tap, encode(Failed("7-5", "cut", "the answer was cut", 1)))
     assert (tap.delays.ends, tap.delays.failures) == (2, 1)
