@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench soak verify lock clean
+.PHONY: help test check format demo bench bench-quick soak verify lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: check ## lint, types and every test, on each server that this machine has
 	$(BIN)/pytest -n 3 --dist loadfile
@@ -25,8 +25,11 @@ format: $(READY) ## let ruff put the code in order
 demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
 	$(BIN)/python -m demo
 
-bench: $(READY) ## what the queue costs, next to a direct call
-	$(BIN)/python -m benchmarks.idle_latency
+bench: $(READY) ## all benchmarks, an hour or so on a quiet machine; leaves benchmarks/results and docs/performance.md
+	$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
+
+bench-quick: $(READY) ## a look at the benchmarks in a few minutes; its results go to a temporary folder
+	$(BIN)/python -m benchmarks --quick
 
 soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEED=n to do the same again
 	$(BIN)/python -m worker.verify.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
