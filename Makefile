@@ -11,10 +11,10 @@ LOCK   := uv pip compile --quiet --upgrade --universal --python-version 3.11 --g
 HASHED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench peers soak verify lock clean
+.PHONY: help test check format demo bench bench-quick peers soak verify lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: check ## lint, types and every test, on each server that this machine has
 	$(BIN)/pytest -n 3 --dist loadfile
@@ -31,10 +31,13 @@ format: $(READY) ## let ruff put the code in order
 demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
 	$(BIN)/python -m demo
 
-bench: $(PLOTS) peers ## every benchmark: what the queue costs, next to direct calls and other queues
-	$(BIN)/python -m benchmarks
+bench: $(PLOTS) peers ## all benchmarks, an hour or so on a quiet machine; leaves benchmarks/results and docs/performance.md
+	$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
 
-peers: $(PEERS:%=.venv-peers/%/.installed) ## the queues to compare with, each in an environment of its own
+bench-quick: $(READY) peers ## a look at the benchmarks in a few minutes; its results go to a temporary folder
+	$(BIN)/python -m benchmarks --quick
+
+peers: $(PEERS:%=.venv-peers/%/.installed) ## other queues to compare with, each in an environment of its own
 
 soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEED=n to do the same again
 	$(BIN)/python -m worker.verify.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

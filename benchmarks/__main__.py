@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from benchmarks import command, plot
 from benchmarks.processes import ROOT
 
-SCRIPTS = ("relay", "growth", "readers", "jobs", "enqueue", "latency", "startup")
+SCRIPTS = ("relay", "growth", "readers", "jobs", "enqueue", "round_trip", "idle_latency", "startup")
 BOUND, QUICK_BOUND = 3600.0, 300.0  # seconds
 LAST_WORDS = 30.0  # seconds
 
@@ -24,14 +23,13 @@ LAST_WORDS = 30.0  # seconds
 def main() -> int:
     made = command.parser(__doc__)
     made.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=present(), help="default: all")
-    given, arguments = made.parse_args(), sys.argv[1:]
-    if "--scripts" in arguments:
-        at = arguments.index("--scripts")
-        arguments[at : at + 1 + len(given.scripts)] = []
+    given = command.parse(made)
+    arguments = command.again(given)
     bound = QUICK_BOUND if given.quick else BOUND
     failed = [name for name in given.scripts if not succeeds(name, arguments, bound)]
-    for picture in plot.draw_all(sorted(Path(given.out).glob("*.json"))):
+    for picture in plot.draw_all(sorted(given.out.glob("*.json"))):
         print(picture)
+    print(f"the results are in {given.out}")
     print(f"failed: {', '.join(failed)}" if failed else "all benchmarks ran to their end")
     return 1 if failed else 0
 
