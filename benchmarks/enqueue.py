@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.command import parse, parser
 from benchmarks.report import Bound, Report
 from benchmarks.servers import Server, started
-from benchmarks.sides import Side, chosen, compare, empty, enqueue, note_sides
+from benchmarks.sides import OURS, Side, chosen, compare, empty, enqueue, note_sides
 
 JOBS, FEWER = 20_000, 3_000
 BOUND = Bound(">=", 1.5, 3)
@@ -55,7 +55,8 @@ def tell(report: Report, server: str, taken: dict[str, list[dict[str, Any]]]) ->
         report.add(server, name, PER_SECOND, "1/s", rates[name])
         for measure, key in ((PRODUCER_CPU, "cpu_s"), (SERVER_CPU, "server_cpu_s")):
             report.add(server, name, measure, "s", [1000 * told[key] / told["jobs"] for told in all_told])
-    compare(report, server, PER_SECOND, rates, BOUND)
+    for leader in sorted(compare(report, server, PER_SECOND, rates, BOUND)):
+        report.ratio(server, PRODUCER_CPU, OURS, leader)
 
 
 if __name__ == "__main__":

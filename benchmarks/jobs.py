@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from benchmarks.command import parse, parser
 from benchmarks.report import Bound, Report
 from benchmarks.servers import Server, started
-from benchmarks.sides import Side, Work, chosen, compare, empty, enqueue, note_sides, work_off
+from benchmarks.sides import (
+    OURS,
+    Side,
+    Work,
+    check_all_done,
+    chosen,
+    compare,
+    empty,
+    enqueue,
+    note_sides,
+    work_off,
+)
 
 JOBS, FEWER = 20_000, 3_000
 BOUND = Bound(">=", 3, 8)
@@ -55,6 +66,8 @@ def measure(server: Server, contenders: list[Side], load: Load) -> dict[str, lis
             empty(server)
             enqueue(side, server, load.jobs)
             taken[side.name].append(work_off(side, server, load.jobs, *load.options))
+            if side.name == OURS:
+                check_all_done(server, load.jobs)
     empty(server)
     return taken
 
@@ -66,7 +79,8 @@ def tell(report: Report, server: str, taken: dict[str, list[Work]]) -> None:
         report.add(server, name, PER_SECOND, "1/s", rates[name])
         report.add(server, name, WORKER_CPU, "s", [1000 * work.worker_cpu / work.jobs for work in works])
         report.add(server, name, SERVER_CPU, "s", [1000 * work.server_cpu / work.jobs for work in works])
-    compare(report, server, PER_SECOND, rates, BOUND)
+    for leader in sorted(compare(report, server, PER_SECOND, rates, BOUND)):
+        report.ratio(server, WORKER_CPU, OURS, leader)
 
 
 if __name__ == "__main__":

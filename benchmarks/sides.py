@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,6 +161,20 @@ def _nothing_left_at(side: Side, client: redis.Redis, otherwise: float) -> float
     return time.monotonic()
 
 
+def check_all_done(server: Server, jobs: int) -> None:
+    """See that chatrelay has brought so many jobs to a good end: a figure for anything else would mean nothing.
+
+    Raises:
+        RuntimeError: there are others, or fewer, or more.
+    """
+    with redis.Redis.from_url(server.url) as client, client.pipeline(transaction=False) as pipeline:
+        for record in client.scan_iter("chat:{*}:record", count=1000):
+            pipeline.hget(record, "status")
+        ends = Counter(pipeline.execute())
+    if ends != {b"done": jobs}:
+        raise RuntimeError(f"{jobs} jobs were to be done, but there are {dict(ends)}")
+
+
 def _count(reply: Any) -> int:
     match reply:
         case {"pending": int(count)} | int(count):
@@ -190,8 +205,8 @@ def empty(server: Server) -> None:
 # -- what is compared ------------------------------------------------------------------------------------------
 
 
-def compare(report: Report, setting: str, measure: str, values: Values, bound: Bound) -> None:
-    """Put chatrelay beside each peer. The bound is held against the best one, and the best one that keeps its jobs.
+def compare(report: Report, setting: str, measure: str, values: Values, bound: Bound) -> set[str]:
+    """Put chatrelay beside each peer, and return the best ones: those that the bound is held against.
 
     ``values``: what was added to the report under this setting and measure, by the side's name.
     """
@@ -199,6 +214,7 @@ def compare(report: Report, setting: str, measure: str, values: Values, bound: B
     for name in values:
         if name != OURS:
             report.ratio(setting, measure, OURS, name, bound if name in leaders else None)
+    return leaders
 
 
 def leading(values: Values, *, highest: bool) -> set[str]:

@@ -1,4 +1,4 @@
-"""arq: 256 jobs at the same time, the queue polled every millisecond, msgpack instead of pickle, no logging.
+"""arq: 128 jobs at the same time, the queue polled every millisecond, msgpack instead of pickle, no logging.
 
 Results are kept only where somebody waits for them, who polls for them every millisecond as well: arq has no other
 way, and its default is half a second at both ends.
@@ -33,7 +33,7 @@ class ArqClient(Client):
 
 
 class Arq(Side):
-    concurrency = 256
+    concurrency = 128
 
     def work(self, url: str, body: Counter, *, results: bool) -> None:
         async def nothing(context: dict[str, Any], text: str) -> None:

@@ -1,4 +1,4 @@
-"""taskiq: taskiq-redis' list broker, 256 tasks at the same time and as many fetched ahead, orjson.
+"""taskiq: taskiq-redis' list broker, 128 tasks at the same time and as many fetched ahead, orjson.
 
 The list broker is faster than the stream broker, because it acknowledges nothing: a worker that dies loses what it
 has taken. Results are stored only where somebody waits for them, who looks every millisecond: there is no other way.
@@ -41,7 +41,7 @@ class TaskiqClient(Client):
 
 
 class Taskiq(Side):
-    concurrency = 256
+    concurrency = 128
 
     def work(self, url: str, body: Counter, *, results: bool) -> None:
         async def work() -> None:
