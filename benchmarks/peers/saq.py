@@ -43,7 +43,10 @@ class Saq(Side):
             body()
 
         async def work() -> None:
-            worker = Worker(open_queue(url), [("nothing", nothing)], concurrency=self.concurrency)
+            queue = open_queue(url)
+            # A worker that starts sweeps, and takes jobs for stuck that it is about to run: not while this is there.
+            await queue.redis.set(queue.namespace("sweep"), 1, ex=A_MINUTE)
+            worker = Worker(queue, [("nothing", nothing)], concurrency=self.concurrency)
             await worker.start()
 
         run(work())
