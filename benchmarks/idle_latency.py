@@ -3,11 +3,10 @@
     make bench            or            python -m benchmarks.idle_latency --calls 500
 
 An upstream HTTP server, a Redis-compatible server and one worker run as processes of their own. A direct call and
-a job take turns, so that both meet the machine in the same state. What a no-op job takes next to other queues is
-in `benchmarks.round_trip`.
+a job take turns, so that both meet the machine in the same state; this process runs on uvloop, as the worker does.
+What a no-op job takes next to other queues is in `benchmarks.round_trip`.
 """
 
-import asyncio
 import statistics
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from benchmarks.command import parse, parser
+from benchmarks.peers.side import run
 from benchmarks.processes import chat_worker, one_provider, upstream
 from benchmarks.report import Bound, Report
 from benchmarks.servers import Server, started
@@ -47,7 +47,7 @@ def main() -> None:
     for name in given.server:
         with started(name) as server:
             report.servers = [*report.servers, server.described]
-            tell(report, server.name, [asyncio.run(measure(server, calls)) for _ in range(given.repeats)])
+            tell(report, server.name, [run(measure(server, calls)) for _ in range(given.repeats)])
     report.finish(given.out)
 
 

@@ -5,7 +5,6 @@ The worker is the one that users start; its provider ends the answer without a w
 
 import os
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from benchmarks.peers.side import Client, Counter, Side, main
 from producer import Producer
 from worker.providers.base import AsyncGeneratorProvider, Finish, Messages, Part
 
-CONFIG = '[providers.nothing]\nkind = "benchmarks.peers.chatrelay:Nothing"\n'
+CONFIG = Path(__file__).with_name("nothing.toml")
 JOBS = "BENCH_JOBS"  # the variable that tells the provider how many to expect
 PROFILE = "BENCH_PROFILE"  # the variable that names a file for a profile of the worker
 
@@ -53,9 +52,7 @@ class Chatrelay(Side):
     concurrency = 256
 
     def work(self, url: str, body: Counter, *, results: bool) -> None:
-        config = Path(tempfile.mkdtemp(prefix="chatrelay-bench-")) / "providers.toml"
-        config.write_text(CONFIG)
-        options = ["--redis", url, "--config", str(config), "--log-level", "warning"]
+        options = ["--redis", url, "--config", str(CONFIG), "--log-level", "warning"]
         options += ["--concurrency", str(self.concurrency)]
         os.environ[JOBS] = str(body.jobs)
         out = os.environ.get(PROFILE)

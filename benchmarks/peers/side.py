@@ -15,9 +15,11 @@ import itertools
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 TEXT = "hello"
 TASKS = 50
@@ -120,10 +122,10 @@ async def each_taken(client: Client, jobs: int) -> AsyncIterator[float]:
         yield time.perf_counter() - began
 
 
-def run(main: Any) -> None:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, on uvloop where this environment has it."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def loop_factory() -> Any:
