@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from benchmarks import command, plot
 from benchmarks.processes import ROOT
@@ -47,13 +48,13 @@ def succeeds(name: str, arguments: list[str], bound: float) -> bool:
         try:
             status = process.wait(bound)
         except subprocess.TimeoutExpired:
-            status = end(process)
+            status = end(process) or -1  # whatever it says of itself, it was not done
             print(f"benchmarks.{name} took longer than {bound:g} s and was ended")
     print(f"---- benchmarks.{name}: status {status}, {time.monotonic() - began_at:.0f} s", flush=True)
     return status == 0
 
 
-def end(process: "subprocess.Popen[bytes]") -> int:
+def end(process: "subprocess.Popen[Any]") -> int:
     """End a script as Ctrl-C does, so that it ends the processes that it has started; return its status."""
     process.send_signal(signal.SIGINT)
     try:

@@ -4,7 +4,8 @@
 
 Waiting: the worker is full, its streams held at the upstream's gate, while so many jobs are enqueued; the gate is
 opened, and the cost is taken until the last one is settled. Running: so many streams of one chunk every two seconds,
-side by side with a worker that reads the same and drops it. Every log is read afterwards and must be exact.
+all begun before the window opens and none ended before it closes, beside a worker that reads the same and drops it.
+Every log is read afterwards and must be exact.
 """
 
 import argparse
@@ -27,7 +28,7 @@ BUSY = 50  # concurrency of the worker behind which jobs wait
 CONCURRENCY = 10_000  # the most that the settings allow
 WAITED_FOR = Plan(20, gated=True)
 RATE = 0.5  # chunks a second of each running stream
-BEGINNING = 500  # streams that begin in a second
+BEGINNING = 500  # jobs that are enqueued in a second
 WINDOW = 10.0  # seconds in which all streams run
 LOGGED = 500  # chunks in the logs whose size is taken
 
@@ -129,16 +130,20 @@ async def wait(stand: Stand, way: Side, count: int) -> Figures:
 
 async def run(stand: Stand, way: Side, count: int) -> Figures:
     """Let streams run side by side."""
-    ramp = count / BEGINNING
-    plan = Plan(math.ceil(RATE * (ramp + WINDOW)) + 1, RATE)
+    plan = Plan(math.ceil(RATE * WINDOW) + 3, RATE, gated=True)
     before = way.child.takes.memory_mb()
+    stand.ask_upstream("shut")
     with Stretch(worker=way.child.takes) as whole:
-        await way.hand(plan, count, ramp)
-        await stand.until_calls(count, "figures")
-        memory = way.child.takes.memory_mb()
+        await way.hand(plan, count, count / BEGINNING)
+        await stand.until_calls(count, "held")
+        stand.ask_upstream("open")
+        await asyncio.sleep(1 / RATE)  # one turn of the wheel: all have begun
+        running = stand.ask_upstream("figures")["running"]
         with Stretch(worker=way.child.takes, server=stand.server.process) as window:
-            await asyncio.sleep(WINDOW - 1 / RATE)
-        sent = stand.ask_upstream("figures")
+            await asyncio.sleep(WINDOW)
+        memory, sent = way.child.takes.memory_mb(), stand.ask_upstream("figures")
+        if not running == sent["running"] == count:
+            raise NotExact(f"{running} and then {sent['running']} of {count} streams ran")
         await way.ended(count)
     figures = await way.figures()
     if way.way == CHATRELAY and figures["chunks"] != plan.chunks * count:

@@ -3,7 +3,8 @@
 It prints its base URL and serves until it is terminated. What it answers says the prompt, see `benchmarks.plan`:
 
 - fast: all chunks in one write, each an HTTP chunk of its own, as a service that flushes each of them sends them;
-- paced: the first chunk with the response's head, then one write for each, its text the clock at that write.
+- paced: the first chunk with the response's head, then one write for each, its text the clock at that write;
+- gated: not before the gate is opened, and then paced ones evenly spread from their first chunk on.
 
 ``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate;
 ``GET /open`` opens it, ``GET /shut`` shuts it again.
@@ -107,13 +108,11 @@ class Wheel:
         self._is_turning = False
 
     def add(self, answer: PacedAnswer) -> None:
-        """Write its first chunk at once, and each later one when its place has its turn, one turn later at least."""
-        if not answer.write_next():
-            return
+        """Let a chunk be written whenever its place has its turn."""
         fewest = min(map(len, self._places))
         size = len(self._places)
-        # Looked for backwards from the place that was just served: the next chunk is to come a whole turn later,
-        # or as little sooner as there is room.
+        # Looked for backwards from the place that was just served: an answer that has just begun is to go on a whole
+        # turn later, or as little sooner as there is room.
         nearest = next(n for n in range(1, size + 1) if len(self._places[(self._now - n) % size]) == fewest)
         self._places[(self._now - nearest) % size].append(answer)
         if not self._is_turning:
@@ -166,7 +165,10 @@ class Service:
     def _answer(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         if plan.rate:
             wheel = self._wheels.get(plan.rate) or self._wheels.setdefault(plan.rate, Wheel(plan.rate))
-            wheel.add(PacedAnswer(plan, transport, self.figures))
+            answer = PacedAnswer(plan, transport, self.figures)
+            # Behind a gate many begin together: their first chunks are spread as well.
+            if plan.gated or answer.write_next():
+                wheel.add(answer)
         else:
             self.figures.add(plan.chunks, time.monotonic_ns())
             transport.write(fast_answer(plan))
