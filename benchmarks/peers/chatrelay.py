@@ -29,7 +29,13 @@ class Nothing(AsyncGeneratorProvider):
 
     @classmethod
     async def create_async_generator(
-        cls, model: str, messages: Messages, proxy: str | None = None, timeout: float = 120, **options: Any
+        cls,
+        model: str,
+        messages: Messages,
+        proxy: str | None = None,
+        timeout: float = 120,
+        temperature: float = 0.5,
+        **options: Any,
     ) -> AsyncGenerator[Part]:
         _body()
         yield Finish("stop")
