@@ -132,18 +132,9 @@ class Queue:
 
     def _remember_claim(self, entry: Entry, claim: Claim, token: str, id_and_number: tuple[int, int]) -> None:
         names = [self._keys.log(claim.job_id), self._keys.record(claim.job_id)]
-        record: dict[str, str | int] = {
-            "entry": entry.id,
-            "deliveries": entry.deliveries,
-            "turn": claim.turn,
-            "worker": self._worker,
-            "queue": entry.queue,
-            "claim": token,
-            "provider": claim.provider,
-            "model": claim.model,
-        }
-        fields = [part for field in record.items() for part in field]
-        self._writer.remember(scripts.RESTORE.on(names, *id_and_number, UNFINISHED_MS, *fields))
+        place = ("entry", entry.id, "deliveries", entry.deliveries, "queue", entry.queue, "turn", claim.turn)
+        who = ("worker", self._worker, "claim", token, "provider", claim.provider, "model", claim.model)
+        self._writer.remember(scripts.RESTORE.on(names, *id_and_number, UNFINISHED_MS, *place, *who))
 
     async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
         """Note which provider the attempt asks, where it is not the one that its claim named."""

@@ -32,8 +32,3 @@ class RecentCalls:
     def calls(self) -> list[Call]:
         """Return what is remembered."""
         return [call for _, _, call in self._calls]
-
-
-def size_of(call: Call) -> int:
-    """Return about how many bytes the call has."""
-    return sum(len(arg) for arg in call.args if isinstance(arg, bytes))

@@ -31,7 +31,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Line, ScriptRunner, bounded
-from worker.recent_calls import RecentCalls, size_of
+from worker.recent_calls import RecentCalls
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -98,7 +98,7 @@ class _Pending:
         if self.made is None and self.make is not None:
             self.made = self.make()
         if self.made is not None and not self.size:
-            self.size = size_of(self.made)
+            self.size = len(self.made.packed())
         return self.made is not None
 
 
@@ -147,7 +147,7 @@ class Writer:
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._recent.add(call, size_of(call), time.monotonic())
+        self._recent.add(call, len(call.packed()), time.monotonic())
 
     async def run(self) -> None:
         """Write until cancelled."""

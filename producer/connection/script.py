@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.exceptions import NoScriptError
 
@@ -29,16 +29,22 @@ class Script:
         return Call(self, keys, args)
 
 
-class Call(NamedTuple):
-    """A script with its keys and arguments."""
+class Call:
+    """A script with its keys and arguments. It is packed once, however often it is said."""
 
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Arg]
+    __slots__ = ("_packed", "args", "keys", "script")
+
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self._packed: bytes | None = None
 
     def packed(self) -> bytes:
         """Return the call as the bytes that are sent."""
-        return pack("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+        if self._packed is None:
+            self._packed = pack("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+        return self._packed
 
 
 class ScriptRunner:

@@ -1,7 +1,7 @@
 """msgpack within bounds: what comes out of Redis is untrusted input."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -87,26 +87,36 @@ def check_plain(value: Any) -> None:
     Raises:
         WireError: it is not.
     """
-    level = [value]
+    level: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
-        level = [inner for item in level for inner in _children(item)]
+        level = [inner for item in level if not _is_harmless(item) for inner in _children(item)]
         if not level:
             return
     raise WireError(_TOO_DEEP)
 
 
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, (dict, list, tuple)) and len(value) > MAX_ITEMS:
-        raise WireError(f"a map or array of {len(value):,} items, the limit is {MAX_ITEMS:,}")
+def _is_harmless(value: Any) -> bool:
+    kind = type(value)
+    return (kind is str and value.isascii()) or kind is bool or value is None
+
+
+def _children(value: Any) -> Collection[Any]:
     if isinstance(value, dict):
+        _check_length(value)
         for key in value:
             if not isinstance(key, str):
                 raise WireError(f"the key {repr(key)[:50]} is not text")
-        return list(value.values())
+        return value.values()
     if isinstance(value, (list, tuple)):
-        return list(value)
+        _check_length(value)
+        return value
     _check_leaf(value)
-    return []
+    return ()
+
+
+def _check_length(value: Collection[Any]) -> None:
+    if len(value) > MAX_ITEMS:
+        raise WireError(f"a map or array of {len(value):,} items, the limit is {MAX_ITEMS:,}")
 
 
 def _check_leaf(value: Any) -> None:
