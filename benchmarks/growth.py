@@ -20,7 +20,7 @@ from benchmarks import command
 from benchmarks.plan import Plan
 from benchmarks.processes import Stretch, raise_file_limit
 from benchmarks.report import Bound, Report
-from benchmarks.stand import CHATRELAY, NotExact, Side, Stand, open_stand, side
+from benchmarks.stand import CHATRELAY, FAILURES, NotExact, Side, Stand, open_stand, side
 
 WAITING, RUNNING = (100, 1000, 10_000), (1000, 2000, 3000, 9000)
 QUICK_WAITING, QUICK_RUNNING = (100,), (300,)
@@ -43,16 +43,16 @@ async def main(given: argparse.Namespace) -> int:
     report = Report("growth", "Does a job or a chunk cost more when there are many?")
     failures: list[str] = []
     for name in given.server:
-        async with open_stand(name) as stand:
-            report.servers = [*report.servers, stand.server.described]
-            for setting, ways, count, measure in settings(given):
-                title = f"{name}: {setting}"
-                try:
+        for setting, ways, count, measure in settings(given):
+            title = f"{name}: {setting}"
+            try:
+                async with open_stand(name) as stand:
                     values = await repeat(stand, title, ways, (measure, count, given.repeats))
-                except (NotExact, RuntimeError, TimeoutError) as error:
-                    failures.append(f"{title}: {error}")
-                    continue
-                enter(report, title, count, values)
+            except FAILURES as error:
+                failures.append(f"{title}: {error}")
+                continue
+            report.servers = list(dict.fromkeys([*report.servers, stand.server.described]))
+            enter(report, title, count, values)
     report.notes += [*NOTES, *(f"NOT MEASURED: {failure}" for failure in failures)]
     report.finish(given.out)
     return 1 if failures else 0

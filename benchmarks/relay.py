@@ -21,7 +21,7 @@ from benchmarks import command
 from benchmarks.plan import Plan
 from benchmarks.processes import Stretch
 from benchmarks.report import Bound, Report
-from benchmarks.stand import CHATRELAY, SUBSCRIBED, NotExact, Side, Stand, open_stand, side
+from benchmarks.stand import CHATRELAY, FAILURES, SUBSCRIBED, NotExact, Side, Stand, open_stand, side
 
 FAST_WAYS = ("direct", "bytes", "drop", "publish", "naive", CHATRELAY)
 PACED_WAYS = ("direct", "drop", "publish", "naive", CHATRELAY)
@@ -69,15 +69,15 @@ async def main(given: argparse.Namespace) -> int:
     settings = [setting for setting in (QUICK if given.quick else SETTINGS) if given.only in setting.name]
     report = Report("relay", "What does an answer pay for going through stream, log and channel?")
     for name in given.server:
-        async with open_stand(name) as stand:
-            report.servers = [*report.servers, stand.server.described]
-            for setting in settings:
-                try:
+        for setting in settings:
+            try:
+                async with open_stand(name) as stand:
                     values = await measure(stand, setting, given.repeats)
-                except (NotExact, RuntimeError, TimeoutError) as error:
-                    failures.append(f"{name}, {setting.name}: {error}")
-                    continue
-                enter(report, f"{name}: {setting.name}", setting, values)
+            except FAILURES as error:
+                failures.append(f"{name}, {setting.name}: {error}")
+                continue
+            report.servers = list(dict.fromkeys([*report.servers, stand.server.described]))
+            enter(report, f"{name}: {setting.name}", setting, values)
     report.notes += [*NOTES, *(f"NOT MEASURED: {failure}" for failure in failures)]
     report.finish(given.out)
     return 1 if failures else 0

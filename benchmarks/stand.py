@@ -15,13 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from benchmarks import processes, servers
 from benchmarks.plan import Plan
 from benchmarks.processes import Child, ProcessFailed
 from benchmarks.servers import Server
 from benchmarks.ways import CALLING
-from producer import Producer
+from producer import ChatRelayError, Producer
 from producer.wire.events import Chunk, Done, Queued, Started, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 
@@ -35,6 +36,10 @@ _AT_ONCE = 100  # jobs that are enqueued, and logs that are read, side by side
 
 class NotExact(RuntimeError):
     """An answer is not what the upstream sent: whatever was measured does not count."""
+
+
+FAILURES = (NotExact, ProcessFailed, ChatRelayError, RedisError, OSError, ValueError)
+"""What keeps one setting from being measured; the others go on, on a stand of their own."""
 
 
 @dataclass
@@ -109,15 +114,16 @@ class Stand:
 def check_log(plan: Plan, job_id: str, log: Sequence[bytes]) -> None:
     """Check the frames of one job; see `Stand.check`."""
     frames = [decode_frame(data) for data in log]
-    queued, started, *chunks, done = [event for frame in frames for event in frame.events]
+    events = [event for frame in frames for event in frame.events]
     ends_meet = all(
         (later.attempt, later.first_seq) == (earlier.attempt, earlier.last.seq + 1)
         for earlier, later in pairwise(frames[1:])
     )
-    kinds = isinstance(queued, Queued) and isinstance(started, Started) and isinstance(done, Done)
-    texts = [event.text for event in chunks if isinstance(event, Chunk)]
-    if not (ends_meet and kinds and len(texts) == len(chunks) and plan.is_exact(texts)):
-        raise NotExact(f"{job_id}: {len(texts)} of {plan.chunks} chunks, {len(frames)} frames, last {done}")
+    kinds = [Queued, Started, *[Chunk] * plan.chunks, Done]
+    texts = [event.text for event in events if isinstance(event, Chunk)]
+    if not (ends_meet and [type(event) for event in events] == kinds and plan.is_exact(texts)):
+        others = [event.type for event in events if not isinstance(event, Chunk)]
+        raise NotExact(f"{job_id}: {len(texts)} of {plan.chunks} chunks, beside them {', '.join(others)}")
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ from benchmarks.delays import Delays
 from benchmarks.plan import Plan, stamped
 from benchmarks.stand import NotExact, check_log
 from benchmarks.tap import Tap
-from producer.wire.events import Chunk, Done, Event, Failed, Queued, Started, encode
+from producer.wire.events import Chunk, Done, Event, Failed, Queued, Started, Waiting, encode
 
 MS = 1_000_000
 
@@ -69,7 +69,7 @@ def test_a_log_with_every_chunk_in_its_place_is_exact_however_it_is_framed() -> 
     check_log(PLAN, "j", [frames[0], b"".join(frames[1:4]), b"".join(frames[4:])])
 
 
-@pytest.mark.parametrize("spoilt", ["lost", "swapped", "failed", "hole"])
+@pytest.mark.parametrize("spoilt", ["lost", "swapped", "failed", "hole", "empty", "tried twice"])
 def test_a_log_that_is_not_what_the_upstream_sent_is_an_error(spoilt: str) -> None:
     wrong = events()
     match spoilt:
@@ -81,5 +81,9 @@ def test_a_log_that_is_not_what_the_upstream_sent_is_an_error(spoilt: str) -> No
             wrong[-1] = Failed("7-4", "cut", "the answer was cut", 1)
         case "hole":
             wrong[-1] = Done("7-5", "stop", 60)
+        case "empty":
+            wrong = wrong[:1]
+        case "tried twice":
+            wrong[1:1] = [Started("6-0", 1, "upstream", "w"), Waiting("6-1", 7, "retry")]
     with pytest.raises(NotExact, match="j: "):
         check_log(PLAN, "j", [encode(event) for event in wrong])
