@@ -1,10 +1,12 @@
-"""What the way from a service's bytes to parts of an answer costs in CPU, beside a bare read by aiohttp.
+"""What the way from a service's bytes to the parts of an answer costs in CPU, beside a bare read by aiohttp.
 
-python -m benchmarks.provider_path --rounds 5
+python -m benchmarks.provider_path --rounds 9
+python -m benchmarks.provider_path --held 2000 --side reads
 
-Sides: `bytes` reads and drops what aiohttp hands over; `parts` iterates over the provider's parts; `reads` takes all
-parts of a read at once. Both sides of a ratio come from the same run, in turns; figures are medians, in CPU time of
-this process alone: the service is a process of its own.
+Sides, in turns in the same run: `bytes` reads and drops what aiohttp hands over; `parts` iterates over the provider's
+parts; `reads` takes all parts of a read at once. Answers: `none` is the end mark alone, so a call; `fast` comes in four
+writes, `paced` one event at a time; `small` events hold a text alone, `full` ones what OpenAI sends beside it. Figures
+are CPU time of this process alone, the service being another: the least of all rounds, and the median in brackets.
 """
 
 import argparse
@@ -29,6 +31,7 @@ CHUNKS = 200  # in an answer
 FAST_WRITES = 4  # in which a fast answer comes
 PACE = 0.02  # seconds between the events of a paced answer: a read then holds one event
 STREAMS = 50  # at the same time
+CALLS = {"none": 60, "fast": 12, "paced": 1}  # one after another, in each stream
 MESSAGES = [{"role": "user", "content": "Say something."}]
 
 PATHS = ("fast-small", "fast-full", "paced-small", "paced-full")
@@ -192,23 +195,37 @@ async def cpu_of(side: Side, http: aiohttp.ClientSession, url: str, calls: int) 
 
 
 async def measure(base: str, rounds: int, only: str) -> None:
-    sides = {name: side for name, side in SIDES.items() if name != "reads" or hasattr(ask(None, ""), "read")}
+    sides = [name for name in SIDES if name != "reads" or hasattr(ask(None, ""), "read")]
+    print(f"{'answer':12} {'side':6} {'us/call':>18} {'us/chunk':>9} {'over bytes':>11}")
     async with open_session() as http:
-        print(f"{'answer':12} {'side':6} {'us/call':>9} {'us/chunk':>9} {'counted':>9}")
-        per_call: dict[str, float] = {}
-        for path in ["none", *(name for name in PATHS if only in name)]:
-            calls = {"none": 60, "fast": 12, "paced": 1}[path.partition("-")[0]]
-            taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-            for _ in range(rounds):
-                for name, side in sides.items():
-                    taken[name].append(await cpu_of(side, http, f"{base}/{path}", calls))
-            for name, figures in taken.items():
-                cpu = min(cpu for cpu, _ in figures) * 1e6
-                if path == "none":
-                    per_call[name] = cpu
-                per_chunk = (cpu - per_call[name]) / CHUNKS
-                counted = statistics.median(count for _, count in figures)
-                print(f"{path:12} {name:6} {cpu:9.1f} {per_chunk:9.2f} {counted:9.1f}", flush=True)
+        calls = await rounds_of(http, f"{base}/none", sides, rounds)
+        for name, cpu in calls.items():
+            print(f"{'none':12} {name:6} {shown(cpu):>18} {'':9} {min(cpu) / min(calls['bytes']):>10.2f}x")
+        for path in (path for path in PATHS if only in path):
+            cpus = await rounds_of(http, f"{base}/{path}", sides, rounds)
+            per_chunk = {name: (min(cpu) - min(calls[name])) / CHUNKS for name, cpu in cpus.items()}
+            for name, cpu in cpus.items():
+                over = per_chunk[name] - per_chunk["bytes"]
+                print(
+                    f"{path:12} {name:6} {shown(cpu):>18} {per_chunk[name]:9.2f} {over:>+8.2f} us", flush=True
+                )
+
+
+def shown(cpu: list[float]) -> str:
+    return f"{min(cpu):.1f} ({statistics.median(cpu):.1f})"
+
+
+async def rounds_of(
+    http: aiohttp.ClientSession, url: str, sides: list[str], rounds: int
+) -> dict[str, list[float]]:
+    """Return the CPU of a call in us, of each side and round."""
+    calls = next(calls for kind, calls in CALLS.items() if f"/{kind}" in url)
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name in sides:
+            cpu, _ = await cpu_of(SIDES[name], http, url, calls)
+            taken[name].append(cpu * 1e6)
+    return taken
 
 
 async def held(base: str, side: str, streams: int) -> None:
