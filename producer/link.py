@@ -14,7 +14,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Call, Line, ScriptRunner, Url, connect
+from producer.connection import Arg, Call, Line, ScriptRunner, Url, connect
+from producer.connection.line import pack
 from producer.errors import Unavailable
 
 T = TypeVar("T")
@@ -56,16 +57,35 @@ class Link:
 
         async def run() -> list[Any]:
             nonlocal again
-            if not self._line.is_open:
-                await self._line.open()
+            await self._open()
             said, again = calls(again), True
             return await self._scripts.run(said)
 
-        results = await self._patiently(run, self._line.close)
-        for result in results:
-            if isinstance(result, RedisError):
-                raise self._refused(result) from result
-        return results
+        return self._accepted(await self._patiently(run, self._line.close))
+
+    async def read(self, *commands: Sequence[Arg]) -> list[Any]:
+        """Send commands in one round trip, which other callers may share; return the replies as the server has them.
+
+        Raises:
+            Unavailable: not reachable within the timeout, or a command was refused.
+        """
+        packed = [pack(*command) for command in commands]
+
+        async def send() -> list[Any]:
+            await self._open()
+            return await self._line.send(packed)
+
+        return self._accepted(await self._patiently(send, self._line.close))
+
+    async def _open(self) -> None:
+        if not self._line.is_open:
+            await self._line.open()
+
+    def _accepted(self, replies: list[Any]) -> list[Any]:
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise self._refused(reply) from reply
+        return replies
 
     async def ask(self, command: Callable[[Redis], Awaitable[T]]) -> T:
         """Await ``command(redis)`` and return what it returns.

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
-from redis.asyncio import Redis
-
 from producer.errors import CorruptLog, JobNotFound, Unavailable
 from producer.expiry import expire_job
 from producer.link import Link
@@ -21,8 +19,9 @@ from producer.wire.keys import FRAME_FIELD, Keys
 PAGE = 128
 """Frames read from the log in one round trip."""
 
+_FRAME_FIELD = FRAME_FIELD.encode()
 _BEFORE_ALL = EventId(0, 0)
-_Entry = tuple[bytes, dict[bytes, bytes]]
+_Entry = tuple[bytes, list[bytes]]
 _Look = tuple[list[_Entry], list[_Entry], float | None]
 """A page of the log, its tail, and the seconds until the deadline, by the server's clock."""
 
@@ -183,26 +182,24 @@ class Subscription:
 
     async def _ask_patiently(self) -> _Look:
         log, record = self._keys.log(self.job_id), self._keys.record(self.job_id)
-        start = f"({self._seen}"
-
-        async def ask(redis: Redis) -> _Look:
-            async with redis.pipeline(transaction=False) as pipe:
-                pipe.xrange(log, min=start, count=PAGE)
-                pipe.xrevrange(log, count=1)
-                pipe.hget(record, "deadline")
-                pipe.time()
-                page, tail, deadline, (seconds, microseconds) = await pipe.execute()
-            deadline_ms = number_in({b"deadline": deadline or b""}, "deadline")
-            return page, tail, deadline_ms / 1000 - seconds - microseconds / 1e6 if deadline_ms else None
-
+        commands = (
+            ("XRANGE", log, f"({self._seen}", "+", "COUNT", PAGE),
+            ("XREVRANGE", log, "+", "-", "COUNT", 1),
+            ("HGET", record, "deadline"),
+            ("TIME",),
+        )
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience
         while True:
             try:
-                return await self._link.ask(ask)
+                page, tail, deadline, (seconds, microseconds) = await self._link.read(*commands)
             except Unavailable as error:
                 if not error.passing or loop.time() > give_up_at:
                     raise
+                continue
+            deadline_ms = number_in({b"deadline": deadline or b""}, "deadline")
+            now = int(seconds) + int(microseconds) / 1e6
+            return page, tail, deadline_ms / 1000 - now if deadline_ms else None
 
     # -- live ----------------------------------------------------------------------------------------------
 
@@ -242,7 +239,7 @@ def _follows(frame: Frame, seen: EventId) -> bool:
 
 def _frame(entry: _Entry) -> Frame:
     entry_id, fields = entry
-    data = fields.get(FRAME_FIELD.encode())
+    data = dict(zip(fields[::2], fields[1::2], strict=True)).get(_FRAME_FIELD)
     if data is None:
         raise WireError(f"entry {entry_id.decode()} has no field {FRAME_FIELD!r}")
     frame = decode_frame(data)

@@ -53,9 +53,10 @@ async def test_a_cancelled_waiting_job_never_starts(
 ) -> None:
     job = await producer.enqueue("x", provider="echo")
     await producer.cancel(job.id)
-    await start_worker()
+    worker = await start_worker()
     marker = await producer.enqueue("after", provider="echo")
     await producer.result(marker.id)
+    await worker.idle()
     assert [type(event).__name__ for event in await events_of(producer, job.id)] == ["Queued", "Cancelled"]
     assert await redis.xlen(keys.jobs("default")) == 0
 

@@ -166,7 +166,10 @@ async def test_what_is_written_between_two_looks_at_the_log_is_read(
         page, tail, deadline_in = await look()
         if looks == 2:  # the page was empty; now everything else is written, and the tail shows it
             await scribe.log(*WHOLE[1:])
-            tail = await redis.xrevrange(keys.log(JOB), count=1)
+            tail = [
+                (i, [w for pair in f.items() for w in pair])
+                for i, f in await redis.xrevrange(keys.log(JOB), count=1)
+            ]
         return page, tail, deadline_in
 
     subscription._ask_patiently = look_and_be_overtaken

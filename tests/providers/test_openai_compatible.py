@@ -1,5 +1,6 @@
 """What the OpenAI protocol has of its own (G6: no end mark, no success); the rest is in test_conformance."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -167,6 +168,55 @@ async def test_other_choices_than_the_first_are_ignored(http: aiohttp.ClientSess
 )
 async def test_odd_shapes_are_passed_over(odd: object, http: aiohttp.ClientSession) -> None:
     assert await answer_to(sse(odd, delta("on"), odd, DONE), http) == ["on"]
+
+
+TEXT = {"index": 0, "delta": {"content": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "parts"),
+    [
+        ({"choices": [TEXT], "usage": None, "id": "x"}, ["a"]),
+        ({"choices": [TEXT, TEXT, TEXT | {"index": 1}]}, ["a", "a"]),
+        ({"choices": [TEXT | {"finish_reason": "stop"}]}, ["a", Finish("stop")]),
+        (delta("a", reasoning="Hm"), [Reasoning("Hm"), "a"]),
+        (delta("a", reasoning_content="Hm", role="assistant"), [Reasoning("Hm"), "a"]),
+        (delta("a", tool_calls=[{"id": "c", "function": {"name": "f"}}]), ["a", ToolCall("c", "f", "")]),
+        ({"choices": [TEXT], "usage": {"prompt_tokens": 3}}, ["a", Usage(3, 0)]),
+        ({"choices": [TEXT | {"delta": {"content": ["a"]}}]}, []),
+    ],
+)
+async def test_a_chunk_with_a_text_may_carry_more(
+    chunk: dict[str, Any], parts: list[Part], http: aiohttp.ClientSession
+) -> None:
+    assert await answer_to(sse(chunk, DONE), http) == parts
+
+
+@pytest.mark.parametrize(
+    "number", ["-0", "1e5", "0.1e-7", "123456789012345678", "1234567890123456789", "9" * 30, "1e999", "NaN"]
+)
+async def test_numbers_mean_what_they_mean_to_the_standard_library(
+    number: str, http: aiohttp.ClientSession
+) -> None:
+    body = sse(f'{{"usage": {{"prompt_tokens": 1, "completion_tokens": {number}, "other": {number}}}}}', DONE)
+    value = json.loads(number, parse_int=lambda digits: int(digits) if len(digits) <= 18 else float(digits))
+    (usage,) = await answer_to(body, http)
+    expected = Usage(1, max(value, 0) if isinstance(value, int) else 0, {"other": value})
+    assert repr(usage) == repr(expected)
+
+
+@pytest.mark.parametrize("depth", [500, 900, 1000, 1020, 2000])
+async def test_however_deep_an_event_is_nothing_breaks_but_the_answer(
+    depth: int, http: aiohttp.ClientSession
+) -> None:
+    deep = "[" * depth + "]" * depth
+    body = sse(f'{{"usage": {{"prompt_tokens": 1, "deep": {deep}}}, "choices": {deep}}}', delta("on"), DONE)
+    (result,) = await asyncio.gather(answer_to(body, http), return_exceptions=True)
+    if isinstance(result, BaseException):
+        assert isinstance(result, Broken)
+        assert "sent an event that is not JSON" in result.message
+    else:
+        assert text_of(result) == "on"
 
 
 async def test_halves_of_a_surrogate_pair_are_passed_on_as_they_come(http: aiohttp.ClientSession) -> None:

@@ -1,4 +1,9 @@
+from datetime import timedelta
+from itertools import pairwise
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worker.providers.errors import Broken
 from worker.providers.sse import EventStreamParser, ServerSentEvent, text_decoder
@@ -32,11 +37,21 @@ STREAMS = {
     "a name without data is no event": (b"event: error\n\ndata: a\n\n", data("a")),
     "a BOM at the start": (b"\xef\xbb\xbfdata: a\n\n", data("a")),
     "a BOM later is a character": (b"\n\xef\xbb\xbfdata: a\n\ndata: b\n\n", data("b")),
+    "a BOM after an event is a character": (b"data: a\n\n\xef\xbb\xbfdata: b\n\ndata: c\n\n", data("a", "c")),
     "every length of UTF-8": ("data: aß€🙂\n\ndata: שלום\n\n".encode(), data("aß€🙂", "שלום")),
     "bytes that are no UTF-8": (b"data: a\xffb\xe2\x82\n\n", data("a\ufffdb\ufffd")),
     "other line separators are text": (
         "data: a\u2028b\x0b\x0c\x85c\n\n".encode(),
         data("a\u2028b\x0b\x0c\x85c"),
+    ),
+    "plain events and others": (
+        b"data: a\n\ndata:b\n\n: ping\n\ndata: c\n\ndata: d\nevent: x\n\ndata:  e\n\n",
+        [*data("a", "b", "c"), ServerSentEvent("d", "x"), *data(" e")],
+    ),
+    "plain events with a CR inside": (b"data: a\n\ndata: b\rdata: c\n\n", data("a", "b\nc")),
+    "plain events that end in CRLF, but for one": (
+        b"data: a\r\n\r\ndata: b\n\ndata: c\r\n\r\n",
+        data("a", "b", "c"),
     ),
     "an event that is not ended": (b"data: a\n\ndata: b\n", data("a")),
     "nothing": (b"", []),
@@ -62,6 +77,38 @@ def test_single_bytes_change_nothing(stream: bytes, events: list[ServerSentEvent
     assert parse(*(bytes([byte]) for byte in stream)) == events
 
 
+PIECES = (
+    *(
+        b"data: a\n\n",
+        b"data:b\n\n",
+        b"data: c\r\n\r\n",
+        b"data: a\ndata: b\n\n",
+        b"data: \xe2\x82\n\n",
+        b"data: x\n",
+    ),
+    *(
+        b"event: error\n",
+        b"event:\n",
+        b"id: 1\n",
+        b": ping\n",
+        b"data",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b" ",
+        b"\xef\xbb\xbf",
+    ),
+)
+
+
+@settings(max_examples=500, deadline=timedelta(seconds=5))
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.sets(st.integers(0, 100), max_size=3))
+def test_whole_reads_give_what_single_bytes_give(stream: bytes, splits: set[int]) -> None:
+    cuts = [0, *sorted(splits), len(stream)]
+    reads = [stream[begin:end] for begin, end in pairwise(cuts)]
+    assert parse(*reads) == parse(*(bytes([byte]) for byte in stream))
+
+
 def test_an_event_ended_by_cr_does_not_wait_for_the_next_byte() -> None:
     assert parse(b"data: a\r\r") == data("a")
 
@@ -70,6 +117,13 @@ def test_an_event_ended_by_cr_does_not_wait_for_the_next_byte() -> None:
 def test_an_event_larger_than_the_limit_is_an_error(stream: bytes) -> None:
     with pytest.raises(Broken, match="larger than 15 bytes"):
         list(EventStreamParser(max_event_bytes=15).feed(stream + b"x"))
+
+
+def test_an_event_that_comes_whole_is_held_to_the_limit_as_well() -> None:
+    parser = EventStreamParser(max_event_bytes=15)
+    assert list(parser.feed(b"data: 123456789\n\n" * 2)) == data("123456789", "123456789")
+    with pytest.raises(Broken, match="larger than 15 bytes"):
+        list(parser.feed(b"data: 1234567890\n\n"))
 
 
 def test_small_events_and_comments_without_end_do_not_reach_the_limit() -> None:

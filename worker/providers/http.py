@@ -31,6 +31,10 @@ from worker.providers.retry_after import retry_after
 
 MAX_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
 ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
+KEEP_ALIVE = (
+    50.0  # seconds that an idle connection is kept: services and their proxies drop them after a minute
+)
+READ_BUFFER = 8192  # bytes; a response is read no further while twice as many wait to be taken
 REST_TIMEOUT = 0.25  # seconds to wait for the end of the response after the answer's own end mark
 
 # What aiohttp raises while it sends and reads. HttpProcessingError is no ClientError, yet aiohttp without its
@@ -80,7 +84,8 @@ def open_session(connect_timeout: float = 10.0) -> aiohttp.ClientSession:
     It keeps no cookies, so that no job sees another's.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE),
+        read_bufsize=READ_BUFFER,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=_timeouts(connect_timeout),
     )

@@ -1,7 +1,7 @@
 """Every service that speaks OpenAI's chat completions: OpenAI itself, Groq, DeepSeek, vLLM, Ollama …"""
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +69,8 @@ class OpenAICompatible(AsyncGeneratorProvider):
                 raise await not_a_stream(response, request)
             answer = _Answer(request)
             while not answer.is_complete and (data := await response.content.readany()):
-                parts, failure = answer.feed(data)
-                if parts:
+                for parts in answer.feed(data):
                     yield parts
-                if failure is not None:
-                    raise failure
             if parts := answer.end():
                 yield parts
             await read_rest(response)
@@ -127,17 +124,20 @@ class _Answer:
         self._usage: Usage | None = None
         self._is_finished = False
 
-    def feed(self, data: bytes) -> tuple[list[Part], ProviderError | None]:
-        """Return the parts that ``data`` completes, up to the end mark or a failure, and that failure."""
+    def feed(self, data: bytes) -> Iterator[list[Part]]:
+        """Yield the parts that ``data`` completes, up to the end mark, as one list; raise a failure only behind it."""
         parts: list[Part] = []
         try:
             for event in self._parser.feed(data):
                 self._read(event, parts)
                 if self.is_complete:
                     break
-        except ProviderError as error:
-            return parts, error
-        return parts, None
+        except ProviderError:
+            if parts:
+                yield parts
+            raise
+        if parts:
+            yield parts
 
     def end(self) -> list[Part]:
         """Return what only the end makes complete.
@@ -241,7 +241,10 @@ def _lone_text(chunk: Mapping[str, Any]) -> str:
 def _usage(value: object) -> Usage | None:
     # Through JSON once more, so that neither a lone surrogate nor a number of any length hides in what nobody
     # looks into.
-    counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
+    try:
+        counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
+    except RecursionError:  # orjson goes deeper than the standard library
+        return None
     given, made = counts.pop("prompt_tokens", None), counts.pop("completion_tokens", None)
     if not isinstance(given, int) and not isinstance(made, int):
         return None
