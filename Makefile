@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+PLOTS  := $(VENV)/.bench
+LISTS  := benchmarks/peers/requirements
+PEERS  := $(patsubst $(LISTS)/%.in,%,$(wildcard $(LISTS)/*.in))
+LOCK   := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+HASHED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench soak verify lock clean
+.PHONY: help test check format demo bench bench-quick peers soak verify lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: check ## lint, types and every test, on each server that this machine has
 	$(BIN)/pytest -n 3 --dist loadfile
@@ -25,8 +31,13 @@ format: $(READY) ## let ruff put the code in order
 demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
 	$(BIN)/python -m demo
 
-bench: $(READY) ## what the queue costs, next to a direct call
-	$(BIN)/python -m benchmarks.idle_latency
+bench: $(PLOTS) peers ## all benchmarks, an hour or so on a quiet machine; leaves benchmarks/results and docs/performance.md
+	$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
+
+bench-quick: $(READY) peers ## a look at the benchmarks in a few minutes; its results go to a temporary folder
+	$(BIN)/python -m benchmarks --quick
+
+peers: $(PEERS:%=.venv-peers/%/.installed) ## other queues to compare with, each in an environment of its own
 
 soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEED=n to do the same again
 	$(BIN)/python -m worker.verify.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
@@ -34,16 +45,28 @@ soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEE
 verify: $(READY) ## the fault matrix as a table; REDIS=redis://... for a server of your own
 	$(BIN)/chat-worker verify $(if $(REDIS),--redis $(REDIS))
 
-lock: $(READY) ## resolve constraints.txt anew from pyproject.toml (needs uv on the PATH)
-	uv pip compile --quiet --upgrade --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o constraints.txt pyproject.toml
+lock: $(READY) ## resolve all lists anew, from pyproject.toml and the peers' *.in (needs uv on the PATH)
+	$(LOCK) --extra dev -o constraints.txt pyproject.toml
+	$(LOCK) --extra bench --constraint constraints.txt -o constraints-bench.txt pyproject.toml
+	for peer in $(PEERS); do $(LOCK) -o $(LISTS)/$$peer.txt $(LISTS)/$$peer.in || exit 1; done
 
 clean: ## forget the virtual environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache build dist
 
 # Everything is installed from the hashed list; the project itself, which cannot have a hash, afterwards.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python $(HASHED) constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+# Only the plots need this, so no test waits for it.
+$(PLOTS): $(READY) constraints-bench.txt
+	$(BIN)/python $(HASHED) constraints-bench.txt
+	@touch $(PLOTS)
+
+# The peers ask for three different major versions of redis-py: no single environment holds them all.
+.venv-peers/%/.installed: $(LISTS)/%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python $(HASHED) $<
+	@touch $@

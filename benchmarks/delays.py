@@ -33,11 +33,12 @@ class Delays:
         self.last_end_at = now
 
     def report(self, since: int, last_sent_at: int, handed: Mapping[str, int]) -> dict[str, Any]:
-        """Return the figures of the chunks that were sent after ``since``; times in ms.
+        """Return the figures of the chunks that were sent from ``since`` to ``last_sent_at``; times in ms.
 
         ``handed``: when each stream was asked for.
         """
-        pairs = [pair for pair in zip(self._sent_at, self._came_at, strict=True) if pair[0] >= since]
+        all_of_them = zip(self._sent_at, self._came_at, strict=True)
+        pairs = [pair for pair in all_of_them if since <= pair[0] <= last_sent_at]
         delays = sorted((came - sent) / 1e6 for sent, came in pairs)
         firsts = sorted(
             (at - handed[stream]) / 1e6 for stream, at in self._first_at.items() if stream in handed

@@ -1,120 +1,117 @@
-"""On an idle system: how much later does the first chunk arrive than in a direct call of the provider?
+"""On an idle system: how much later than in a direct call of the provider does an answer arrive?
 
     make bench            or            python -m benchmarks.idle_latency --calls 500
 
 An upstream HTTP server, a Redis-compatible server and one worker run as processes of their own. A direct call and
-a job take turns, so that both meet the machine in the same state.
+a job take turns, so that both meet the machine in the same state; this process runs on uvloop, as the worker does.
+What a no-op job takes next to other queues is in `benchmarks.round_trip`.
 """
 
-import argparse
-import asyncio
-import contextlib
-import os
-import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from importlib.metadata import version
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
-from producer import Chunk, Producer
-from producer.connection import embedded
+from benchmarks.command import parse, parser
+from benchmarks.peers.side import run
+from benchmarks.processes import chat_worker, one_provider, upstream
+from benchmarks.report import Bound, Report
+from benchmarks.servers import Server, started
+from producer import Chunk, Done, Event, Producer, Started
+from worker.providers.base import Part
 from worker.providers.http import open_session
 from worker.providers.openai_compatible import OpenAICompatible
 
 MESSAGES = [{"role": "user", "content": "hello"}]
-WARM_UP = 20
+WARM_UP = 50
+CALLS, FEWER = 300, 100
+CONCURRENCY = 64
+BOUND = Bound("<=", 0.8, 0.4)  # ms
+
+DIRECT, RELAYED = "direct call", "chatrelay"
+ENQUEUED, STARTED, FIRST, END = "enqueue returns", "started seen", "first chunk", "end seen"
+PERCENTS = (50, 90, 99)
+
+Moments = dict[str, float]
+"""What of one answer was seen when, in seconds since it was asked for."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--calls", type=int, default=300, help="how often each way is measured")
-    calls = parser.parse_args().calls
-    server = embedded.start()
-    try:
-        direct, relayed = asyncio.run(measure(server.url, calls))
-    finally:
-        server.stop()
-    report(direct, relayed, server.kind)
+    options = parser(__doc__)
+    options.add_argument("--calls", type=int, help=f"how often each way is measured; default {CALLS}")
+    given = parse(options)
+    calls = given.calls or (FEWER if given.quick else CALLS)
+    report = Report("idle_latency", "An answer of five chunks on an idle system, one at a time")
+    for name in given.server:
+        with started(name) as server:
+            report.servers = [*report.servers, server.described]
+            tell(report, server.name, [run(measure(server, calls)) for _ in range(given.repeats)])
+    report.finish(given.out)
 
 
-async def measure(redis_url: str, calls: int) -> tuple[list[float], list[float]]:
-    with upstream_process() as base_url, worker_process(redis_url, base_url):
-        async with Producer(redis_url) as producer, open_session() as http:
-            direct, relayed = list[float](), list[float]()
+async def measure(server: Server, calls: int) -> dict[str, list[Moments]]:
+    """Return what was seen when, of so many calls, by the way that they went."""
+    taken: dict[str, list[Moments]] = defaultdict(list)
+    with upstream() as (_, base_url), chat_worker(server.url, one_provider(base_url), CONCURRENCY):
+        async with Producer(server.url) as producer, open_session() as http:
             for _ in range(WARM_UP + calls):
-                direct.append(await direct_call(base_url, http))
-                relayed.append(await through_chatrelay(producer))
-    return direct[WARM_UP:], relayed[WARM_UP:]
+                taken[DIRECT].append(await direct_call(base_url, http))
+                taken[RELAYED].append(await through_chatrelay(producer))
+    return {way: moments[WARM_UP:] for way, moments in taken.items()}
 
 
-async def direct_call(base_url: str, http: aiohttp.ClientSession) -> float:
-    """Return the seconds from the call to the first chunk."""
-    began = time.perf_counter()
-    answer = OpenAICompatible.create_async_generator("m", MESSAGES, base_url=base_url, api_key="k", http=http)
-    return await first(answer, began)
+async def direct_call(base_url: str, http: aiohttp.ClientSession) -> Moments:
+    seen = watch()
+    answer: AsyncIterator[Part] = OpenAICompatible.create_async_generator(
+        "m", MESSAGES, base_url=base_url, api_key="k", http=http
+    )
+    moments: Moments = {}
+    async for part in answer:
+        if isinstance(part, str):
+            moments.setdefault(FIRST, seen())
+    return {**moments, END: seen()}
 
 
-async def through_chatrelay(producer: Producer) -> float:
-    """Return the seconds from `enqueue` to the first chunk at the subscriber."""
-    began = time.perf_counter()
+async def through_chatrelay(producer: Producer) -> Moments:
+    seen = watch()
     job = await producer.enqueue(MESSAGES, provider="upstream")
-    chunks = (event async for event in producer.subscribe(job.id) if isinstance(event, Chunk))
-    return await first(chunks, began)
+    moments = {ENQUEUED: seen()}
+    async for event in producer.subscribe(job.id):
+        if name := shown_as(event):
+            moments.setdefault(name, seen())
+    return moments
 
 
-async def first(chunks: AsyncIterator[object], began: float) -> float:
-    await anext(chunks)
-    taken = time.perf_counter() - began
-    async for _ in chunks:
-        pass  # to the end, so that the connection goes back to its pool
-    return taken
+def shown_as(event: Event) -> str | None:
+    match event:
+        case Started():
+            return STARTED
+        case Chunk():
+            return FIRST
+        case Done():
+            return END
+    return None
 
 
-# -- the processes around it -----------------------------------------------------------------------------------
+def watch() -> Callable[[], float]:
+    """Return a function that says how many seconds ago this was called."""
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began
 
 
-@contextlib.contextmanager
-def upstream_process() -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.upstream"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def worker_process(redis_url: str, base_url: str) -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "providers.toml"
-        config.write_text(f'[providers.upstream]\nkind = "openai"\nbase_url = "{base_url}"\nmodels = ["m"]\n')
-        # Its warnings go to the terminal. That it is ready shows when the first call of the warm-up is answered.
-        command = [sys.executable, "-m", "worker", "run", "--redis", redis_url, "--config", str(config)]
-        with subprocess.Popen([*command, "--log-level", "warning"]) as process:
-            try:
-                yield
-            finally:
-                process.terminate()
-
-
-def report(direct: list[float], relayed: list[float], server: str) -> None:
-    print(f"Time to first chunk on an idle system, {len(direct)} calls each, in ms")
-    print(f"{'':24}{'p50':>9}{'p90':>9}{'p99':>9}")
-    for name, seconds in (("direct call", direct), ("through chatrelay", relayed)):
-        print(f"{name:24}" + "".join(f"{1000 * quantile(seconds, q):9.2f}" for q in (50, 90, 99)))
-    added = [ours - theirs for ours, theirs in zip(relayed, direct, strict=True)]
-    print(f"{'added':24}" + "".join(f"{1000 * quantile(added, q):9.2f}" for q in (50, 90, 99)))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("redis", "aiohttp", "msgpack"))
-    print(f"{server}; Python {platform.python_version()}; {packages}; {os.cpu_count()} CPUs")
+def tell(report: Report, server: str, repeats: list[dict[str, list[Moments]]]) -> None:
+    """Add the figures of one server to the report."""
+    for way, names in ((DIRECT, (FIRST, END)), (RELAYED, (ENQUEUED, STARTED, FIRST, END))):
+        for name in names:
+            for percent in PERCENTS:
+                values = [quantile([one[name] for one in taken[way]], percent) for taken in repeats]
+                report.add(server, way, f"{name}, p{percent}", "ms", [1000 * value for value in values])
+    for name in (FIRST, END):
+        for percent in PERCENTS:
+            bound = BOUND if (name, percent) == (FIRST, 50) else None
+            report.difference(server, f"{name}, p{percent}", RELAYED, DIRECT, bound)
 
 
 def quantile(values: list[float], percent: int) -> float:

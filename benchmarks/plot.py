@@ -4,12 +4,11 @@ python -m benchmarks.plot benchmarks/results
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import RESULTS
-from benchmarks.report import Report, Row, described, number
+from benchmarks.report import RESULTS, Report, Row, described, number
 
 _COLUMNS = 3
 _MISSING = "no plots: matplotlib is not installed (pip install 'chatrelay[bench]')"
@@ -43,8 +42,9 @@ def draw(path: Path) -> Path:
     figure, axes = plt.subplots(
         lines, _COLUMNS, figsize=(6.5 * _COLUMNS, lines * (1.2 + 0.24 * tallest)), squeeze=False
     )
+    colours = {side: f"C{index}" for index, side in enumerate(dict.fromkeys(row.side for row in report.rows))}
     for axis, (measure, rows) in zip(axes.flat, panels.items(), strict=False):
-        _bars(axis, measure, rows)
+        _bars(axis, measure, rows, colours)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(f"{report.asked}\n{described(report.about)}", fontsize=8)
@@ -62,8 +62,7 @@ def _panels(report: Report) -> dict[str, list[Row]]:
     return found
 
 
-def _bars(axis: Any, title: str, rows: Sequence[Row]) -> None:
-    colours = {side: f"C{index}" for index, side in enumerate(dict.fromkeys(row.side for row in rows))}
+def _bars(axis: Any, title: str, rows: Sequence[Row], colours: Mapping[str, str]) -> None:
     places = range(len(rows))
     medians = [row.median for row in rows]
     errors = (
@@ -73,6 +72,7 @@ def _bars(axis: Any, title: str, rows: Sequence[Row]) -> None:
     axis.barh(places, medians, xerr=errors, color=[colours[row.side] for row in rows], ecolor="0.4")
     axis.set_yticks(places, [f"{row.setting} · {row.side}" for row in rows], fontsize=7)
     axis.invert_yaxis()
+    axis.margins(x=0.15)  # room for the figures
     axis.set_title(title, fontsize=9)
     if min(medians) > 0 and max(medians) / min(medians) > 50:
         axis.set_xscale("log")

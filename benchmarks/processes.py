@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -175,3 +176,9 @@ class Stretch:
         self.cpu = {
             name: process.cpu_seconds() - self._began[name] for name, process in self._processes.items()
         }
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children open as many files as this machine allows: each stream takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("redis", "hiredis", "aiohttp", "msgpack", "uvloop", "pydantic")
 
 
@@ -101,9 +102,9 @@ class Report:
         self.rows.append(_row(setting, side, measure, unit, taken))
 
     def ratio(self, setting: str, measure: str, ours: str, theirs: str, bound: Bound | None = None) -> None:
-        """Compare two sides that were added: ours / theirs, repeat by repeat."""
+        """Compare two sides that were added: ours / theirs, repeat by repeat; infinite where theirs is not above 0."""
         _, pairs = self._pairs(setting, measure, ours, theirs)
-        ratios = [our / their if their else float("inf") for our, their in pairs]
+        ratios = [our / their if their > 0 else float("inf") for our, their in pairs]
         self.comparisons.append(_row(setting, f"{ours} / {theirs}", measure, "×", ratios, bound))
 
     def difference(
@@ -152,8 +153,9 @@ class Report:
     def load(cls, path: Path) -> Self:
         """Read a report that was written."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        rows = {name: [Row.read(row) for row in data.pop(name)] for name in ("rows", "comparisons")}
-        return cls(**data, **rows)
+        rows = [Row.read(row) for row in data.pop("rows")]
+        comparisons = [Row.read(row) for row in data.pop("comparisons")]
+        return cls(**data, rows=rows, comparisons=comparisons)
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for a terminal."""

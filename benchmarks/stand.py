@@ -26,6 +26,8 @@ from producer.wire.events import Chunk, Done, Queued, Started, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 
 CHATRELAY = "chatrelay"
+SUBSCRIBED = "chatrelay, subscribed"
+"""Read by a service that enqueues and subscribes, in place of the tap."""
 _POLL = 0.002  # seconds
 _PATIENCE = 180.0  # seconds: the naive ways need their time
 _AT_ONCE = 100  # jobs that are enqueued, and logs that are read, side by side
@@ -53,7 +55,7 @@ class Stand:
         return [f"job-{next(self._numbers)}" for _ in range(count)]
 
     def ask_upstream(self, path: str) -> Any:
-        """Ask for ``figures`` or ``held``, or to ``open`` the gate."""
+        """Ask for ``figures`` or ``held``, or to ``open`` or ``shut`` the gate."""
         self._asked.request("GET", f"/{path}")
         return json.loads(self._asked.getresponse().read())
 
@@ -135,19 +137,20 @@ async def open_stand(server_name: str) -> AsyncIterator[Stand]:
 class Side:
     """One way that runs. The same three steps for all: hand streams over, wait for their ends, take the figures."""
 
-    def __init__(self, way: str, child: Child, stand: Stand) -> None:
+    def __init__(self, way: str, child: Child, stand: Stand, service: Child | None = None) -> None:
         self.way, self.child = way, child
         self._stand = stand
-        self._notes = child if way in CALLING else stand.tap  # who takes down when chunks came
+        self._caller = child if way in CALLING else service
+        self._notes = self._caller or stand.tap  # who takes down when chunks came
         self._ids: list[str] = []
         self._handed: dict[str, int] = {}
 
     async def hand(self, plan: Plan, streams: int, ramp: float = 0.0) -> None:
         """Hand over so many streams, begun over ``ramp`` seconds."""
-        if self.way in CALLING:
-            await self._ask(prompt=plan.prompt(), streams=streams, ramp=ramp)
-            return
         self._ids = self._stand.new_ids(streams)
+        if self._caller is not None:
+            await self._ask(prompt=plan.prompt(), ids=self._ids, ramp=ramp)
+            return
         await self._ask(channels=[Keys().events(job_id) for job_id in self._ids])
         self._handed = await self._stand.enqueue(plan, self._ids, ramp)
 
@@ -161,14 +164,25 @@ class Side:
 
     async def figures(self, since: int = 0, last_sent_at: int = 0) -> dict[str, Any]:
         """Return what `benchmarks.delays.Delays` tells."""
-        told = await self._ask(since=since, last_sent_at=last_sent_at, handed=self._handed)
+        handed = {} if self._caller else {"handed": self._handed}  # who hands over knows when
+        told = await self._ask(since=since, last_sent_at=last_sent_at, **handed)
         assert isinstance(told, dict)
         return told
 
     async def check(self, plan: Plan) -> None:
         """Check that all answers are exact, where there is a log; forget them."""
-        if self.way == CHATRELAY:
+        if self.way in (CHATRELAY, SUBSCRIBED):
             await self._stand.check(plan, self._ids)
+        await self.forget()
+
+    async def log_bytes(self) -> float:
+        """Return the server's memory for one log, in the mean over some."""
+        some = self._ids[:_AT_ONCE]
+        sizes = [await self._stand.redis.memory_usage(Keys().log(job_id), samples=0) for job_id in some]
+        return sum(size or 0 for size in sizes) / len(some)
+
+    async def forget(self) -> None:
+        """Remove what the last streams left on the server."""
         keys = [key for job_id in self._ids for key in (Keys().log(job_id), Keys().record(job_id))]
         if keys:
             await self._stand.redis.unlink(*keys)
@@ -180,10 +194,14 @@ class Side:
 @contextlib.asynccontextmanager
 async def side(stand: Stand, way: str, concurrency: int) -> AsyncIterator[Side]:
     """Start a way, and warm it up."""
-    with _process(stand, way, concurrency) as child:
-        if way != CHATRELAY:
+    with contextlib.ExitStack() as stack:
+        child, service = stack.enter_context(_process(stand, way, concurrency)), None
+        if way == SUBSCRIBED:
+            service = stack.enter_context(processes.python("benchmarks.service", "--redis", stand.server.url))
+            service.answer()
+        elif way != CHATRELAY:
             child.answer()
-        made = Side(way, child, stand)
+        made = Side(way, child, stand, service)
         warm = Plan(chunks=50)
         for _ in range(2):
             await made.hand(warm, min(50, concurrency))
@@ -195,7 +213,7 @@ async def side(stand: Stand, way: str, concurrency: int) -> AsyncIterator[Side]:
 
 
 def _process(stand: Stand, way: str, concurrency: int) -> contextlib.AbstractContextManager[Child]:
-    if way == CHATRELAY:
+    if way in (CHATRELAY, SUBSCRIBED):
         config = processes.one_provider(stand.base_url)
         return processes.chat_worker(stand.server.url, config, concurrency)
     return processes.python(

@@ -3,10 +3,11 @@
 It prints its base URL and serves until it is terminated. What it answers says the prompt, see `benchmarks.plan`:
 
 - fast: all chunks in one write, each an HTTP chunk of its own, as a service that flushes each of them sends them;
-- paced: the first chunk with the response's head, then one write for each, its text the clock at that write.
+- paced: the first chunk with the response's head, then one write for each, its text the clock at that write;
+- gated: not before the gate is opened, and then paced ones evenly spread from their first chunk on.
 
-``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate, and
-``GET /open`` opens it.
+``GET /figures`` tells what it sent since the last time it was asked, ``GET /held`` how many calls wait at the gate;
+``GET /open`` opens it, ``GET /shut`` shuts it again.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ _HEAD = (
 _DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
 _FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 _DONE = b"data: [DONE]\n\n"
+_GOLDEN = (5**0.5 - 1) / 2
 _TICK = 0.001  # seconds: libuv's timers know no shorter time
 
 
@@ -102,20 +104,16 @@ class Wheel:
         self._step = 1 / rate / places
         self._places: list[list[PacedAnswer]] = [[] for _ in range(places)]
         self._loop = asyncio.get_running_loop()
+        self._place = 0.0  # of the answer that was added last, as a share of a turn
         self._now = 0  # how many places have had their turn
         self._next_at = 0.0
         self._is_turning = False
 
     def add(self, answer: PacedAnswer) -> None:
-        """Write its first chunk at once, and each later one when its place has its turn, one turn later at least."""
-        if not answer.write_next():
-            return
-        fewest = min(map(len, self._places))
-        size = len(self._places)
-        # Looked for backwards from the place that was just served: the next chunk is to come a whole turn later,
-        # or as little sooner as there is room.
-        nearest = next(n for n in range(1, size + 1) if len(self._places[(self._now - n) % size]) == fewest)
-        self._places[(self._now - nearest) % size].append(answer)
+        """Let a chunk be written whenever its place has its turn."""
+        # A step of the golden section, again and again, leaves no place far from its even share, at any number.
+        self._place = (self._place + _GOLDEN) % 1.0
+        self._places[int(self._place * len(self._places))].append(answer)
         if not self._is_turning:
             self._is_turning = True
             self._next_at = time.monotonic() + self._step
@@ -140,11 +138,12 @@ class Service:
         self.figures = Figures()
         self._wheels: dict[float, Wheel] = {}
         self._held: list[Callable[[], None]] = []
+        self._is_open = False
 
     def begin(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         """Answer a call, now or when the gate opens."""
         self.figures.calls += 1
-        if plan.gated:
+        if plan.gated and not self._is_open:
             self._held.append(lambda: self._answer(plan, transport))
         else:
             self._answer(plan, transport)
@@ -154,7 +153,9 @@ class Service:
         if path == b"/figures":
             return self.figures.take()
         waiting = len(self._held)
-        if path == b"/open":
+        if path in (b"/open", b"/shut"):
+            self._is_open = path == b"/open"
+        if self._is_open:
             held, self._held = self._held, []
             for answer in held:
                 answer()
@@ -163,7 +164,10 @@ class Service:
     def _answer(self, plan: Plan, transport: asyncio.WriteTransport) -> None:
         if plan.rate:
             wheel = self._wheels.get(plan.rate) or self._wheels.setdefault(plan.rate, Wheel(plan.rate))
-            wheel.add(PacedAnswer(plan, transport, self.figures))
+            answer = PacedAnswer(plan, transport, self.figures)
+            # Behind a gate many begin together: their first chunks are spread as well.
+            if plan.gated or answer.write_next():
+                wheel.add(answer)
         else:
             self.figures.add(plan.chunks, time.monotonic_ns())
             transport.write(fast_answer(plan))

@@ -12,11 +12,11 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import aiohttp
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.exceptions import ResponseError
 
 from benchmarks.delays import Delays
@@ -30,6 +30,7 @@ from worker.providers.openai_compatible import OpenAICompatible
 CALLING, QUEUED = ("direct", "bytes"), ("drop", "publish", "naive")
 _DONE = b"\xa4type\xa4done"
 _BLOCK_MS = 1000
+MANY = 100  # jobs side by side, above which redis-py is faster with few connections
 _STAMP = slice(1, 1 + STAMP_DIGITS)
 
 
@@ -41,51 +42,65 @@ def call(base_url: str, messages: list[dict[str, Any]], http: aiohttp.ClientSess
 # -- without a queue -------------------------------------------------------------------------------------------
 
 
+Read = Callable[[str, str, Delays], Coroutine[Any, Any, None]]
+"""Reads one answer: its prompt, the stream's name, and where its chunks are noted."""
+
+
+async def make_calls(read: Read) -> None:
+    """Make the calls that are ordered: ``ids`` of the streams, their ``prompt``, the ``ramp`` over which they begin.
+
+    ``ends`` is answered when all have ended; any other order with the figures, and all is forgotten.
+    """
+    answer(ready=True)
+    delays, handed = Delays(), dict[str, int]()
+    running: list[asyncio.Task[None]] = []
+    async for order in orders():
+        if "ids" in order:
+            async for name in paced(order["ids"], order["ramp"]):
+                handed[name] = time.monotonic_ns()
+                running.append(asyncio.create_task(read(order["prompt"], name, delays)))
+            answer(begun=len(running))
+        elif "ends" in order:
+            await asyncio.gather(*running)
+            answer(failures=delays.failures, last_end_at=delays.last_end_at)
+        else:
+            answer(**delays.report(**order, handed=handed))
+            delays, handed, running = Delays(), {}, []
+
+
+async def paced(names: list[str], ramp: float) -> AsyncIterator[str]:
+    """Yield the names one by one, evenly over ``ramp`` seconds."""
+    begins_at = time.monotonic()
+    for number, name in enumerate(names):
+        if (wait := begins_at + ramp * number / len(names) - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        yield name
+
+
+def note(delays: Delays, name: str, text: str) -> None:
+    """Note a chunk's text, if it is stamped."""
+    if text.startswith("@"):
+        delays.chunk(name, int(text[_STAMP]), time.monotonic_ns())
+
+
 async def take_all(base_url: str, way: str) -> None:
-    """Make the calls that are ordered: a prompt, how many, and the seconds over which they begin."""
+    """Call the provider without a queue."""
     async with open_session() as http:
-        answer(ready=True)
-        delays, handed = Delays(), dict[str, int]()
-        running: list[asyncio.Task[None]] = []
-        read = read_direct if way == "direct" else read_bytes
-        async for order in orders():
-            if "prompt" in order:
-                messages = [{"role": "user", "content": order["prompt"]}]
-                begins_at = time.monotonic()
-                for number in range(order["streams"]):
-                    due = begins_at + order["ramp"] * number / order["streams"]
-                    if (wait := due - time.monotonic()) > 0:
-                        await asyncio.sleep(wait)
-                    name = str(number)
-                    handed[name] = time.monotonic_ns()
-                    running.append(asyncio.create_task(read(base_url, messages, http, (delays, name))))
-                answer(begun=len(running))
-            elif "ends" in order:
-                await asyncio.gather(*running)
-                answer(failures=delays.failures, last_end_at=delays.last_end_at)
-            else:
-                answer(**delays.report(**{**order, "handed": handed}))
-                delays, handed, running = Delays(), {}, []
 
+        async def direct(prompt: str, name: str, delays: Delays) -> None:
+            async for part in call(base_url, [{"role": "user", "content": prompt}], http):
+                if isinstance(part, str):
+                    note(delays, name, part)
+            delays.end(time.monotonic_ns(), is_done=True)
 
-async def read_direct(
-    base_url: str, messages: list[dict[str, Any]], http: aiohttp.ClientSession, noted: tuple[Delays, str]
-) -> None:
-    delays, name = noted
-    async for part in call(base_url, messages, http):
-        if isinstance(part, str) and part[0] == "@":
-            delays.chunk(name, int(part[_STAMP]), time.monotonic_ns())
-    delays.end(time.monotonic_ns(), is_done=True)
+        async def bare(prompt: str, _name: str, delays: Delays) -> None:
+            body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
+            async with http.post(f"{base_url}/chat/completions", json=body) as response:
+                async for _ in response.content.iter_any():
+                    pass
+            delays.end(time.monotonic_ns(), is_done=True)
 
-
-async def read_bytes(
-    base_url: str, messages: list[dict[str, Any]], http: aiohttp.ClientSession, noted: tuple[Delays, str]
-) -> None:
-    body = {"model": "m", "messages": messages, "stream": True}
-    async with http.post(f"{base_url}/chat/completions", json=body) as response:
-        async for _ in response.content.iter_any():
-            pass
-    noted[0].end(time.monotonic_ns(), is_done=True)
+        await make_calls(direct if way == "direct" else bare)
 
 
 # -- off the stream --------------------------------------------------------------------------------------------
@@ -95,7 +110,7 @@ Send = Callable[[str, bytes], Awaitable[object]]
 
 async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
     """Take jobs off the stream until the process is terminated."""
-    async with Redis.from_url(url) as redis, open_session() as http:
+    async with Redis.from_pool(pool(url, concurrency)) as redis, open_session() as http:
         send = sender(redis, way)
         with contextlib.suppress(ResponseError):  # it is there
             await redis.xgroup_create(Keys().jobs("default"), GROUP, id="0", mkstream=True)
@@ -110,6 +125,13 @@ async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
                 task = asyncio.create_task(answer_job(redis, entry, fields, (base_url, http, send)))
                 running.add(task)
                 task.add_done_callback(running.discard)
+
+
+def pool(url: str, concurrency: int) -> ConnectionPool:
+    """Return the pool with which these ways do best: a connection for each job as long as they are few."""
+    if concurrency <= MANY:
+        return ConnectionPool.from_url(url, max_connections=MANY + 1)
+    return BlockingConnectionPool.from_url(url, max_connections=16, timeout=None)
 
 
 def _entries(read: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
