@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -54,8 +54,16 @@ FAST = [
     Shape(CLIENTS, 1, 10, 1),
     Shape(CLIENTS, 1, 5, 10),
 ]
-PACED = [(Shape(1, CLIENTS, 1, 1), 0.05), (Shape(CLIENTS, 1, 1, 1), 0.001)]
-"""Shapes and seconds between two frames, each for the next job."""
+PACED = [(Shape(1, CLIENTS, 1, 1), 0.05, 10.0), (Shape(CLIENTS, 1, 1, 1), 0.001, 5.0)]
+"""Shapes, seconds between two frames, each for the next job, and seconds in all."""
+
+UNITS = {
+    "fast": {"events": "1/s", "reader CPU / 100k": "s", "memory / reader": "KiB"},
+    "paced": {"reader CPU / 100k": "s", "late p50": "ms", "late p99": "ms"},
+}
+
+Found = dict[str, list[tuple[float, ...]]]
+"""For each side what each repeat gave, in the order of its units."""
 
 
 @dataclass
@@ -141,6 +149,9 @@ class Run:
         return stretch.cpu["reader"] / events * 100_000, 1000 * late["p50"], 1000 * late["p99"]
 
 
+Part = Callable[[Run], Awaitable[tuple[float, ...]]]
+
+
 @contextmanager
 def reading(side: str, url: str, keys: Keys, shape: Shape) -> Iterator[processes.Child]:
     arguments = [side, url, keys.prefix, str(shape.jobs), str(shape.readers)]
@@ -148,7 +159,7 @@ def reading(side: str, url: str, keys: Keys, shape: Shape) -> Iterator[processes
         yield child
 
 
-async def measure(side: str, url: str, shape: Shape, part) -> tuple[float, ...]:
+async def measure(side: str, url: str, shape: Shape, part: Part) -> tuple[float, ...]:
     """Return what ``part`` finds in a run of its own, and the memory of a reader that waits, in KiB."""
     keys = Keys(f"bench{uuid4().hex[:8]}")
     scribe = Scribe(Line(Url(url), TIMEOUT), keys, shape.jobs)
@@ -161,57 +172,52 @@ async def measure(side: str, url: str, shape: Shape, part) -> tuple[float, ...]:
             child.answer()
             found = await part(run)
             await scribe.end()
-            problems = child.ask(check=True)["problems"]
-            if problems:
-                raise AssertionError(problems[:3])
+            if problems := child.ask(check=True)["problems"]:
+                raise AssertionError(f"{side} was not exact: {problems[:3]}")
     finally:
         scribe.line.close()
     return *found, run.memory_kib
 
 
+def settings(*, quick: bool) -> Iterator[tuple[str, Shape, Part]]:
+    enough = 50_000 if quick else 400_000  # events
+    for shape in FAST:
+        rounds = max(1, enough // shape.handed_out)
+        yield f"fast, {shape.name}", shape, lambda run, shape=shape, rounds=rounds: run.fast(shape, rounds)
+    for shape, interval, seconds in PACED:
+        frames = round(seconds / interval / (5 if quick else 1))
+        yield (
+            f"paced, {shape.name}",
+            shape,
+            lambda run, shape=shape, interval=interval, frames=frames: run.paced(shape, interval, frames),
+        )
+
+
 def main() -> int:
     given = parse(parser(__doc__))
-    enough = 50_000 if given.quick else 400_000  # events
-    frames = {PACED[0][0]: 40 if given.quick else 200, PACED[1][0]: 1000 if given.quick else 5000}
     report = Report("readers", "What does it cost to read, next to a pub/sub connection for each reader?")
     described = []
     for name in given.server:
         with servers.started(name) as server:
             described.append(server.described)
-            for shape in FAST:
-                if given.only in (setting := f"{name}: fast, {shape.name}"):
-                    rounds = max(1, enough // shape.handed_out)
-                    found = alternate(given.repeats, server.url, shape, lambda run: run.fast(shape, rounds))  # noqa: B023
-                    units = {"events": "1/s", "reader CPU / 100k": "s", "memory / reader": "KiB"}
-                    add(report, setting, found, units)
-            for shape, interval in PACED:
-                if given.only in (setting := f"{name}: paced, {shape.name}"):
-                    count = frames[shape]
-                    found = alternate(
-                        given.repeats,
-                        server.url,
-                        shape,
-                        lambda run: run.paced(shape, interval, count),  # noqa: B023
-                    )
-                    add(
-                        report, setting, found, {"reader CPU / 100k": "s", "late p50": "ms", "late p99": "ms"}
-                    )
+            for setting, shape, part in settings(quick=given.quick):
+                if given.only in f"{name}: {setting}":
+                    found = alternate(given.repeats, server.url, shape, part)
+                    add(report, f"{name}: {setting}", found, UNITS[setting.partition(",")[0]])
     report.servers = described
     report.finish(given.out)
     return 0
 
 
-def alternate(repeats: int, url: str, shape: Shape, part) -> dict[str, list[tuple[float, ...]]]:
-    found: dict[str, list[tuple[float, ...]]] = {side: [] for side in SIDES}
+def alternate(repeats: int, url: str, shape: Shape, part: Part) -> Found:
+    found: Found = {side: [] for side in SIDES}
     for _ in range(repeats):
         for side in SIDES:
             found[side].append(asyncio.run(measure(side, url, shape, part)))
     return found
 
 
-def add(
-    report: Report, setting: str, found: dict[str, list[tuple[float, ...]]], units: dict[str, str]
-) -> None:
+def add(report: Report, setting: str, found: Found, units: dict[str, str]) -> None:
     for place, (measure, unit) in enumerate(units.items()):
         for side in SIDES:
             report.add(setting, side, measure, unit, [values[place] for values in found[side]])

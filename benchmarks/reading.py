@@ -30,7 +30,7 @@ class Tally:
     def __init__(self) -> None:
         self.count = 0
         self.due = -1
-        self.reached = asyncio.Event()
+        self.reached = asyncio.get_running_loop().create_future()
         self.is_timing = False
         self.lateness: list[float] = []
 
@@ -39,13 +39,18 @@ class Tally:
         if self.is_timing and text:
             self.lateness.append((time.monotonic_ns() - int(text)) / 1e9)
         if self.count == self.due:
-            self.reached.set()
+            self.reached.set_result(None)
 
     async def until(self, count: int) -> None:
+        """Return when so many were handed out; raises what a reader failed with."""
+        self.reached = asyncio.get_running_loop().create_future()
         self.due = count
         if self.count < count:
-            self.reached.clear()
-            await self.reached.wait()
+            await self.reached
+
+    def note_end(self, reader: "asyncio.Task[Any]") -> None:
+        if not reader.cancelled() and (error := reader.exception()) and not self.reached.done():
+            self.reached.set_exception(error)
 
 
 class Relayed:
@@ -69,8 +74,9 @@ class Bare:
     """Readers through redis-py's pub/sub."""
 
     def __init__(self, url: str, keys: Keys) -> None:
-        self._redis = redis.asyncio.Redis.from_url(url, max_connections=20_000)
+        self._redis = redis.asyncio.Redis.from_url(url, max_connections=20_000, socket_timeout=None)
         self._keys = keys
+        self._joining = asyncio.Semaphore(50)  # or the server's backlog overflows
 
     async def read(self, job: str, tally: Tally) -> list[_Seen]:
         bodies: list[dict[str, Any]] = []
@@ -83,7 +89,8 @@ class Bare:
         return [_seen(body) for body in bodies]
 
     async def _bodies(self, pubsub: Any, job: str, tally: Tally) -> AsyncIterator[dict[str, Any]]:
-        await pubsub.subscribe(self._keys.events(job))
+        async with self._joining:
+            await pubsub.subscribe(self._keys.events(job))
         async for message in pubsub.listen():
             if message["type"] == "subscribe":
                 tally.add("")  # in place of the `queued` that a subscription reads from the log
@@ -106,6 +113,8 @@ async def serve(given: argparse.Namespace) -> None:
     side = SIDES[given.side](given.url, keys)
     before = memory()
     readers = [asyncio.create_task(side.read(job, tally)) for job in jobs]
+    for reader in readers:
+        reader.add_done_callback(tally.note_end)
     await tally.until(len(jobs))
     gc.collect()
     say(memory_kib=(memory() - before) * 1024 / len(jobs))
@@ -119,12 +128,8 @@ async def serve(given: argparse.Namespace) -> None:
                 late, tally.lateness = tally.lateness, []
                 say(p50=percentile(late, 0.5), p99=percentile(late, 0.99)) if late else say()
             case {"check": True}:
-                seen = dict(zip(jobs, await asyncio.gather(*readers), strict=True))
-                each = [await reader for reader in readers]
-                say(
-                    problems=await problems(given.url, keys, list(zip(jobs, each, strict=True))),
-                    read=len(seen),
-                )
+                transcripts = list(zip(jobs, await asyncio.gather(*readers), strict=True))
+                say(problems=await problems(given.url, keys, transcripts))
     await side.aclose()
 
 
