@@ -22,6 +22,10 @@ T = TypeVar("T")
 
 _PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 _FINAL = (AuthenticationError, AuthorizationError)
+_READS_AT_ONCE = 64
+"""Further ones wait for their turn, outside of the time limit: a thousand readers who come at once would take each
+other for a silent server."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds
 
 
@@ -37,6 +41,9 @@ class Link:
         self._redis = connect(url, connect_timeout=timeout)
         self._line = Line(url, timeout)
         self._scripts = ScriptRunner(self._line)
+        # Pages of logs are large: neither a cancel nor a new job is to wait behind them.
+        self._reading_line = Line(url, timeout)
+        self._turns = asyncio.Semaphore(_READS_AT_ONCE)
         self.closed = False
 
     async def run(self, *calls: Call) -> list[Any]:
@@ -57,9 +64,9 @@ class Link:
 
         async def run() -> list[Any]:
             nonlocal again
-            await self._open()
+            await _open(self._line)
             said, again = calls(again), True
-            return await self._scripts.run(said)
+            return _not_passing(await self._scripts.run(said))
 
         return self._accepted(await self._patiently(run, self._line.close))
 
@@ -72,14 +79,11 @@ class Link:
         packed = [pack(*command) for command in commands]
 
         async def send() -> list[Any]:
-            await self._open()
-            return await self._line.send(packed)
+            await _open(self._reading_line)
+            return _not_passing(await self._reading_line.send(packed))
 
-        return self._accepted(await self._patiently(send, self._line.close))
-
-    async def _open(self) -> None:
-        if not self._line.is_open:
-            await self._line.open()
+        async with self._turns:
+            return self._accepted(await self._patiently(send, self._reading_line.close))
 
     def _accepted(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
@@ -125,6 +129,7 @@ class Link:
         """Close the connections; whatever is asked afterwards is refused."""
         self.closed = True
         self._line.close()
+        self._reading_line.close()
         await self._redis.aclose()
 
     def _refused(self, error: RedisError) -> Unavailable:
@@ -133,3 +138,16 @@ class Link:
     def _says(self, error: Exception) -> str:
         why = str(error).strip() or f"no reply within {self.timeout:g} s"
         return f"Redis at {self.url} cannot serve: {why}"
+
+
+async def _open(line: Line) -> None:
+    if not line.is_open:
+        await line.open()
+
+
+def _not_passing(replies: list[Any]) -> list[Any]:
+    """Return the replies; raise one that says that the server cannot serve yet, for all to be asked again."""
+    for reply in replies:
+        if isinstance(reply, _PASSING):
+            raise reply
+    return replies

@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError
 
 from producer import (
     AnswerRestarted,
@@ -23,6 +24,7 @@ from producer import (
     Unavailable,
     Waiting,
 )
+from producer.connection import Line
 from producer.seat import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
 from producer.subscription import PAGE
 from producer.wire.events import Frame
@@ -365,6 +367,24 @@ async def test_a_cut_connection_is_made_anew_and_nothing_is_missed(
         await scribe.write(event)
         seen += [await anext(subscription)]
     assert seen == WHOLE
+
+
+async def test_a_server_that_is_loading_its_data_is_asked_again(
+    producer: Producer, scribe: Scribe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scribe.write(QUEUED)
+    send, refusals = Line.send, [BusyLoadingError("Redis is loading the dataset in memory")] * 3
+
+    def send_too_early(line: Line, commands: Sequence[bytes]) -> "asyncio.Future[list[object]]":
+        if not refusals:
+            return send(line, commands)
+        early: asyncio.Future[list[object]] = asyncio.get_running_loop().create_future()
+        early.set_result([refusals.pop() for _ in commands[:1]] * len(commands))
+        return early
+
+    monkeypatch.setattr(Line, "send", send_too_early)
+    assert await read(producer.subscribe(JOB), 1) == [QUEUED]
+    assert refusals == []
 
 
 async def test_an_unknown_job_is_an_error(producer: Producer) -> None:
