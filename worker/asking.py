@@ -10,8 +10,9 @@ import structlog
 
 from producer.wire.events import Started
 from producer.wire.job import Job
+from worker.attempt import Attempt, LeaseLost
 from worker.cancellations import Cancellations, Reason, Stop
-from worker.event_log import Attempt, EventLog, LeaseLost
+from worker.event_log import EventLog
 from worker.holdings import Entry
 from worker.limits import Limits
 from worker.outcome import Answered, CancelAsked, Failure, Follow, Lost, Released

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from producer.connection import bounded
 from producer.wire.keys import Keys
-from worker.event_log import Attempt
+from worker.attempt import Attempt
 from worker.holdings import Entry
 from worker.outcome import CancelAsked, Failure, Lost, Released
 from worker.settings import Settings

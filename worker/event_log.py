@@ -1,9 +1,5 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
-import asyncio
-import time
-from collections import deque
-from functools import partial
 from typing import Any, NamedTuple
 
 from producer.connection import Call
@@ -11,143 +7,15 @@ from producer.wire.codec import WireError
 from producer.wire.events import Event, encode, encode_chunk
 from producer.wire.keys import Keys
 from worker import scripts
+from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
+from worker.pending import Pending
 from worker.writer import Writer
-
-MAX_MERGED_BYTES = 64 * 1024
-"""A frame grows by merging up to this size; a single larger event is a frame of its own."""
 
 MAX_WAITING_BYTES = 1024 * 1024
 """What one attempt may have waiting to be written before its provider is read no further."""
 
 MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """What all attempts of a worker may have waiting together, before no provider is read any further."""
-
-
-class LeaseLost(Exception):
-    """Another attempt owns the job now, or its log is gone: stop, close the provider call, settle nothing."""
-
-
-class Attempt:
-    """One run of a job: hands out its event ids and holds what waits to be written.
-
-    At most one frame of an attempt is on its way at a time, so that a failed write leaves no hole in ``seq``.
-    """
-
-    __slots__ = (
-        "_claimed_at",
-        "_next_seq",
-        "_rest",
-        "_settled",
-        "_taken_seq",
-        "_waiting",
-        "bytes_on_their_way",
-        "has_output",
-        "id",
-        "is_announced",
-        "job_id",
-        "keeps",
-        "lost",
-        "number",
-        "refusal",
-        "sealed",
-        "waiting_bytes",
-    )
-
-    def __init__(self, job_id: str, id_: int, number: int) -> None:
-        self.job_id = job_id
-        self.id = id_
-        self.number = number
-        self.keeps = 0
-        """Characters of earlier attempts' text that stand."""
-        self.has_output = False
-        """Whether readers have been given anything of this attempt's answer."""
-        self.lost = False
-        self.refusal: BaseException | None = None
-        self.sealed = False
-        """Whether the last event is on its way: whatever a provider that would not stop still says comes too late."""
-        self.waiting_bytes = 0
-        """How much waits to be written, without the frame that is on its way."""
-        self.is_announced = False
-        """Whether the writer will ask for a frame when it puts the next pipeline together."""
-        self.bytes_on_their_way = 0
-        """The size of the frame that was sent, and has not been answered yet."""
-        self._claimed_at = time.monotonic()
-        self._next_seq = 0
-        self._waiting: deque[bytes] = deque()
-        self._taken_seq = -1
-        self._rest = b""
-        self._settled: asyncio.Event | None = None
-
-    def now_ms(self) -> int:
-        """Return the time by Redis' clock, which is what an attempt's id was when it was claimed."""
-        return self.id + round((time.monotonic() - self._claimed_at) * 1000)
-
-    def next_id(self) -> str:
-        """Return the id of the event that comes next."""
-        seq = self._next_seq
-        self._next_seq += 1
-        return f"{self.id}-{seq}"
-
-    def take_back_id(self) -> None:
-        """Give the last id to the next event instead: a hole in ``seq`` would look like a loss."""
-        self._next_seq -= 1
-
-    def put(self, event: bytes) -> None:
-        """Add an encoded event to what waits."""
-        self._waiting.append(event)
-        self.waiting_bytes += len(event)
-
-    def take_frame(self) -> tuple[str, bytes] | None:
-        """Take as many events as one frame may hold; return the last one's id and the frame, None if none waits."""
-        if not self._waiting:
-            return None
-        if self.waiting_bytes <= MAX_MERGED_BYTES:
-            count, frame = len(self._waiting), b"".join(self._waiting)
-            self._waiting.clear()
-        else:
-            count, frame = self._take_some()
-        self.waiting_bytes -= len(frame)
-        self._taken_seq += count
-        return f"{self.id}-{self._taken_seq}", frame
-
-    def _take_some(self) -> tuple[int, bytes]:
-        size, pieces = 0, list[bytes]()
-        while self._waiting and (not pieces or size + len(self._waiting[0]) <= MAX_MERGED_BYTES):
-            pieces.append(self._waiting.popleft())
-            size += len(pieces[-1])
-        return len(pieces), b"".join(pieces)
-
-    def take_rest(self) -> bytes:
-        """Return all that is still unwritten, for the attempt's last frame; again, where that was not written."""
-        self._rest += b"".join(self._waiting)
-        self._waiting.clear()
-        self.waiting_bytes = 0
-        return self._rest
-
-    def check(self) -> None:
-        """Raise what keeps this attempt from writing, if anything does."""
-        if self.refusal is not None:
-            raise self.refusal
-        if self.lost:
-            raise LeaseLost(self.job_id)
-
-    def lose(self) -> None:
-        """Note that the job has another owner; what waits is dropped."""
-        self.lost = True
-        self._waiting.clear()
-        self.waiting_bytes = 0
-        self.settle()
-
-    def settle(self) -> None:
-        """Wake whoever waits for a change in what is written."""
-        if self._settled is not None:
-            self._settled.set()
-            self._settled = None
-
-    async def settled(self) -> None:
-        """Wait until the frame that waits, or is on its way, has been answered."""
-        self._settled = self._settled or asyncio.Event()
-        await self._settled.wait()
 
 
 class End(NamedTuple):
@@ -196,7 +64,8 @@ class EventLog:
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
-        _check_open(attempt)
+        if attempt.lost or attempt.sealed:
+            _check_open(attempt)
         try:
             data = encode_chunk(attempt.next_id(), text)
         except WireError:
@@ -236,6 +105,7 @@ class EventLog:
         attempt.settle()
         match await self._writer.submit(self._finish_call(attempt, end, frame)):
             case b"written" | b"repeated":
+                attempt.frames = None
                 return None
             case [b"cancel", reason]:
                 return str(reason.decode(errors="replace"))
@@ -249,8 +119,6 @@ class EventLog:
         due = "" if end.due_ms is None else end.due_ms
         return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
-    # -- frames --------------------------------------------------------------------------------------------
-
     def _put(self, attempt: Attempt, data: bytes) -> None:
         attempt.put(data)
         self._unwritten_bytes += len(data)
@@ -260,19 +128,12 @@ class EventLog:
     def _announce(self, attempt: Attempt) -> None:
         # A frame is made when it is sent: until then it grows.
         attempt.is_announced = True
-        self._writer.submit_late(partial(self._next_call, attempt), partial(self._after_write, attempt))
+        if attempt.frames is None:
+            attempt.frames = _Frames(self, attempt, self._keys)
+        self._writer.add(attempt.frames)
 
-    def _next_call(self, attempt: Attempt) -> Call | None:
-        attempt.is_announced = False
-        taken = attempt.take_frame()
-        if taken is None:  # it went with the attempt's last event, or was dropped
-            return None
-        last_id, frame = taken
-        attempt.bytes_on_their_way = len(frame)
-        keys, job_id = self._keys, attempt.job_id
-        return scripts.APPEND.on([keys.log(job_id), keys.events(job_id)], last_id, frame)
-
-    def _after_write(self, attempt: Attempt, result: Any) -> None:
+    def after_write(self, attempt: Attempt, result: Any) -> None:
+        """Go on with the attempt's next frame, or give it up."""
         self._unwritten_bytes -= attempt.bytes_on_their_way
         attempt.bytes_on_their_way = 0
         if result not in (b"written", b"repeated"):
@@ -282,6 +143,33 @@ class EventLog:
         elif (attempt.waiting_bytes and not attempt.sealed) or attempt.waiting_bytes > MAX_MERGED_BYTES:
             self._announce(attempt)
         attempt.settle()
+
+
+class _Frames(Pending):
+    """The frames of an attempt, one after the other: at most one of them waits, or is on its way."""
+
+    __slots__ = ("_attempt", "_log", "_names")
+
+    def __init__(self, log: EventLog, attempt: Attempt, keys: Keys) -> None:
+        super().__init__()
+        self._log = log
+        self._attempt = attempt
+        self._names = (keys.log(attempt.job_id), keys.events(attempt.job_id))
+
+    def prepare(self) -> Call | None:
+        """Make a frame of all that waits. There is nothing if it went with the last event, or was dropped."""
+        if self.call is None:
+            self._attempt.is_announced = False
+            if (taken := self._attempt.take_frame()) is not None:
+                last_id, frame = taken
+                self._attempt.bytes_on_their_way = len(frame)
+                self.call = scripts.APPEND.on(self._names, last_id, frame)
+        return self.call
+
+    def tell(self, result: Any) -> None:
+        """Let the attempt go on."""
+        self.call = None
+        self._log.after_write(self._attempt, result)
 
 
 def _check_open(attempt: Attempt) -> None:

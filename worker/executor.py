@@ -11,7 +11,8 @@ from producer.wire.dead import DeadLetter, pack_errors
 from producer.wire.job import Job
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker.asking import Asker, Question
-from worker.event_log import End, EventLog, LeaseLost
+from worker.attempt import LeaseLost
+from worker.event_log import End, EventLog
 from worker.holdings import Entry
 from worker.outcome import (
     Answered,

@@ -20,8 +20,8 @@ from producer.wire.job import Job
 from producer.wire.keys import GROUP, NOBODY, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 from worker import scripts
+from worker.attempt import Attempt
 from worker.entry_reader import body_of
-from worker.event_log import Attempt
 from worker.holdings import Entry, Holdings
 from worker.outcome import Lost, NothingToDo, TooEarly, Unburied
 from worker.settings import Settings

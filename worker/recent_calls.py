@@ -1,8 +1,9 @@
 """What was acknowledged shortly before the server was last heard of: it may have forgotten that since."""
 
 from collections import deque
+from collections.abc import Sequence
 
-from producer.connection import Call
+from producer.connection import Call, Script
 
 REMEMBERED_SECONDS = 3.0
 """How long an acknowledged call is remembered. Redis syncs every second, and waits for a slow disk for two."""
@@ -12,23 +13,35 @@ REMEMBERED_BYTES = 16 * 1024 * 1024
 
 
 class RecentCalls:
-    """The last moments' calls, in order. ``now`` is monotonic, in seconds."""
+    """The last moments' calls, in order. ``now`` is monotonic, in seconds.
+
+    They are kept as bytes, a list for each reply: a hundred thousand objects would keep the garbage collector busy.
+    """
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[float, int, Call]] = deque()
+        self._replies: deque[tuple[float, int, list[bytes]]] = deque()
         self._bytes = 0
+        self._scripts: dict[str, Script] = {}
 
-    def add(self, call: Call, size: int, now: float) -> None:
-        """Remember a call of ``size`` bytes."""
-        self._calls.append((now, size, call))
+    def add(self, calls: Sequence[Call], now: float) -> None:
+        """Remember calls that were acknowledged together."""
+        packed = [call.packed() for call in calls]
+        size = sum(map(len, packed))
+        self._replies.append((now, size, packed))
         self._bytes += size
+        for call in calls:
+            self._scripts[call.script.sha] = call.script
 
     def forget_the_old(self, now: float) -> None:
         """Forget what is older than the last moments; called whenever the server was heard of."""
         begin = now - REMEMBERED_SECONDS
-        while self._calls and (self._calls[0][0] < begin or self._bytes > REMEMBERED_BYTES):
-            self._bytes -= self._calls.popleft()[1]
+        while self._replies and (self._replies[0][0] < begin or self._bytes > REMEMBERED_BYTES):
+            self._bytes -= self._replies.popleft()[1]
 
-    def calls(self) -> list[Call]:
-        """Return what is remembered."""
-        return [call for _, _, call in self._calls]
+    def calls(self) -> list[bytes]:
+        """Return what is remembered, packed."""
+        return [call for _, _, packed in self._replies for call in packed]
+
+    def scripts(self) -> list[Script]:
+        """Return all scripts that the calls may need."""
+        return list(self._scripts.values())

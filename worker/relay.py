@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from producer.wire import events
 from producer.wire.events import MAX_TEXT_CHARS
-from worker.event_log import Attempt, EventLog
+from worker.attempt import Attempt
+from worker.event_log import EventLog
 from worker.outcome import Answered
 from worker.providers import base
 from worker.providers.errors import TimedOut

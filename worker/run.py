@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from producer.wire.dead import AttemptError, DeadLetter
 from producer.wire.job import Job
-from worker.event_log import Attempt
+from worker.attempt import Attempt
 from worker.holdings import Entry
 from worker.outcome import Failure, Outcome, Unburied, Undecodable, fit
 from worker.queue import Claimed

@@ -14,7 +14,7 @@ from producer.connection import bounded
 from producer.wire.codec import WireError
 from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
-from worker.writer import is_refusal
+from worker.refusals import is_refusal
 
 logger = structlog.get_logger("chatrelay.standing")
 

@@ -11,27 +11,17 @@ last. So what was acknowledged lately is remembered, and said again to a server 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 from producer.connection import Call, Line, ScriptRunner, bounded
+from worker.pending import Asked, Pending
 from worker.recent_calls import RecentCalls
+from worker.refusals import is_passing
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -41,65 +31,8 @@ MAX_CALLS = 1000
 MAX_BYTES = 1024 * 1024
 """Bytes in one pipeline, unless a single call has more."""
 
-_PASSING = (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
-_PASSING_CODES = frozenset(
-    {
-        "BUSY",
-        "CLUSTERDOWN",
-        "LOADING",
-        "MASTERDOWN",
-        "MISCONF",
-        "NOREPLICAS",
-        "OOM",
-        "READONLY",
-        "TRYAGAIN",
-        "UNKILLABLE",
-    }
-)
-"""What a server says that cannot serve at present; redis-py has classes for some, and leaves the code in the text
-of the others. What is left is about the call itself, and would be refused again."""
-
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 _REFUSED_PAUSE = 0.5  # seconds
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A call on its way; ``tell`` is called with its result, or the `RedisError` that it ended with.
-
-    ``make``: where there is no call yet, returns it once it is about to be sent, or None if there is none any more.
-    ``remembered``: whether a server that forgot it is told again. ``repeated``: whether it is said again when its
-    reply did not come. ``is_suspect``: the connection broke when it went alone, to a server that was there.
-    """
-
-    tell: Callable[[Any], None]
-    made: Call | None = None
-    make: Callable[[], Call | None] | None = None
-    remembered: bool = True
-    repeated: bool = True
-    is_suspect: bool = False
-    size: int = 0
-
-    @property
-    def call(self) -> Call:
-        assert self.made is not None, "only what was put together is sent"
-        return self.made
-
-    def put_together(self) -> bool:
-        """Make the call, if that was not done yet; return whether there is one."""
-        if self.made is None and self.make is not None:
-            self.made = self.make()
-        if self.made is not None and not self.size:
-            self.size = len(self.made.packed())
-        return self.made is not None
 
 
 class Writer:
@@ -112,7 +45,7 @@ class Writer:
         self._line = line
         self._timeout = timeout
         self._scripts = ScriptRunner(line)
-        self._waiting: list[_Pending] = []
+        self._waiting: list[Pending] = []
         self._work = asyncio.Event()
         self._pause = _FIRST_PAUSE
         self._recent = RecentCalls()
@@ -129,25 +62,18 @@ class Writer:
             redis.exceptions.ResponseError: the server refused it, for a reason that will not pass by itself.
             redis.exceptions.RedisError: with ``repeat=False``, its reply did not come.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        tell = partial(_resolve, future)
-        self._add(_Pending(tell, call, remembered=remember, repeated=repeat))
-        return future
+        asked = Asked(call, remembered=remember, repeated=repeat)
+        self.add(asked)
+        return asked.future
 
-    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
-        """Send what ``make`` returns when the next pipeline is put together, if it returns anything then.
-
-        ``tell`` is called with the result, or with the `RedisError` with which the server refused it.
-        """
-        self._add(_Pending(tell, make=make))
-
-    def _add(self, pending: _Pending) -> None:
+    def add(self, pending: Pending) -> None:
+        """Send it with the next pipeline, and tell it the result."""
         self._waiting.append(pending)
         self._work.set()
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._recent.add(call, len(call.packed()), time.monotonic())
+        self._recent.add([call], time.monotonic())
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -163,17 +89,17 @@ class Writer:
             if broken_off:
                 await self._rest()
 
-    def _take(self) -> list[_Pending]:
+    def _take(self) -> list[Pending]:
         """Put a pipeline together: at least one call, and no more than a slow link carries in time."""
-        batch: list[_Pending] = []
+        batch: list[Pending] = []
         looked_at = size = 0
         # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
         most = 1 if self._is_careful or self._waiting[0].is_suspect else MAX_CALLS
         for pending in self._waiting:
             if len(batch) == most:
                 break
-            if pending.put_together():
-                size += pending.size
+            if (call := pending.prepare()) is not None:
+                size += len(call.packed())
                 if batch and (size > MAX_BYTES or pending.is_suspect):
                     break
                 batch.append(pending)
@@ -181,14 +107,14 @@ class Writer:
         del self._waiting[:looked_at]
         return batch
 
-    async def _write(self, batch: Sequence[_Pending]) -> Sequence[_Pending]:
+    async def _write(self, batch: Sequence[Pending]) -> Sequence[Pending]:
         """Write the batch; return what has to be written again, because the connection broke."""
         met = False
         try:
             async with bounded(self._timeout):
                 await self._meet_server()
                 met = True
-                results = await self._scripts.run([pending.call for pending in batch])
+                results = await self._scripts.run([pending.call for pending in batch if pending.call])
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
             self._line.close()
@@ -226,30 +152,33 @@ class Writer:
         return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
 
     async def _say_again(self) -> None:
-        calls = self._recent.calls()
+        scripts, calls = self._recent.scripts(), self._recent.calls()
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
         self._scripts.forget()
         for start in range(0, len(calls), MAX_CALLS):
-            results = await self._scripts.run(calls[start : start + MAX_CALLS])
-            for refused in filter(_is_passing, results):
+            results = await self._scripts.run_packed(scripts, calls[start : start + MAX_CALLS])
+            for refused in filter(is_passing, results):
                 raise refused  # it cannot take them yet: nothing else may come before them
 
-    def _answer(self, batch: Sequence[_Pending], results: Sequence[Any]) -> None:
+    def _answer(self, batch: Sequence[Pending], results: Sequence[Any]) -> None:
         now = time.monotonic()
-        refused: list[_Pending] = []
+        acknowledged: list[Call] = []
+        refused: list[Pending] = []
         for pending, result in zip(batch, results, strict=True):
-            if _is_passing(result):
+            if not isinstance(result, RedisError):
+                if pending.remembered and pending.call is not None:
+                    acknowledged.append(pending.call)
+            elif is_passing(result):
                 logger.warning("redis cannot serve, writing again", error=str(result))
                 refused.append(pending)
                 continue
-            if pending.remembered and not isinstance(result, RedisError):
-                self._recent.add(pending.call, pending.size, now)
             pending.tell(result)
+        self._recent.add(acknowledged, now)
         self._recent.forget_the_old(now)
         if refused:
             self._write_later(refused)
 
-    def _write_later(self, refused: Sequence[_Pending]) -> None:
+    def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.
 
         Without memory, say, it still takes what settles, renews and releases; that is how it gets memory again.
@@ -266,29 +195,9 @@ class Writer:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
-    if future.done():
-        return  # whoever asked has gone
-    if isinstance(result, RedisError):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
-
-
-def _to_be_repeated(batch: Sequence[_Pending], error: Exception) -> Sequence[_Pending]:
+def _to_be_repeated(batch: Sequence[Pending], error: Exception) -> Sequence[Pending]:
     """Tell those who want no repetition that their reply is lost; return the others."""
     for pending in batch:
         if not pending.repeated:
             pending.tell(RedisConnectionError(f"the reply was lost: {error}"))
     return [pending for pending in batch if pending.repeated]
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether the server refused, and would refuse again; otherwise it, or the way to it, may come back."""
-    return isinstance(error, ResponseError) and not _is_passing(error)
-
-
-def _is_passing(result: Any) -> bool:
-    if not isinstance(result, RedisError):
-        return False
-    return isinstance(result, _PASSING) or str(result).partition(" ")[0] in _PASSING_CODES

@@ -1,7 +1,7 @@
 """Lua scripts as calls: loaded when the server does not know them, pipelined where there are several."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -80,11 +80,16 @@ class ScriptRunner:
                 results[index] = result
         return results
 
-    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        unloaded = {call.script.sha: call.script for call in calls if call.script.sha not in self._loaded}
-        loading = [pack("SCRIPT", "LOAD", script.text) for script in unloaded.values()]
-        replies = await self._line.send([*loading, *(call.packed() for call in calls)])
-        for sha, reply in zip(unloaded, replies, strict=False):
+    async def run_packed(self, scripts: Iterable[Script], calls: Sequence[bytes]) -> list[Any]:
+        """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""
+        loading = [script for script in scripts if script.sha not in self._loaded]
+        packed = [pack("SCRIPT", "LOAD", script.text) for script in loading]
+        replies = await self._line.send([*packed, *calls])
+        for script, reply in zip(loading, replies, strict=False):
             if not isinstance(reply, Exception):
-                self._loaded.add(sha)
+                self._loaded.add(script.sha)
         return replies[len(loading) :]
+
+    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
+        scripts = {call.script.sha: call.script for call in calls}
+        return await self.run_packed(scripts.values(), [call.packed() for call in calls])

@@ -21,6 +21,7 @@ from worker.executor import Executor
 from worker.holdings import Entry, Holdings
 from worker.limits import Limits
 from worker.parking import Parking
+from worker.pending import Asked, Pending
 from worker.providers.registry import Provider, Registry
 from worker.queue import Queue
 from worker.settings import Settings
@@ -38,13 +39,7 @@ class Step:
     """A call that a worker wants to make, and who waits for its reply. Appends are made when they are sent."""
 
     script: Script
-    make: Callable[[], Call | None]
-    tell: Callable[[Any], None]
-    made: Call | None = None
-
-    def put_together(self) -> Call | None:
-        self.made = self.made or self.make()
-        return self.made
+    pending: Pending
 
 
 class SteppedWriter:
@@ -54,17 +49,12 @@ class SteppedWriter:
         self.waiting: list[Step] = []
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        asked = Asked(call, remembered=remember, repeated=repeat)
+        self.waiting.append(Step(call.script, asked))
+        return asked.future
 
-        def tell(result: Any) -> None:
-            if not reply.done():
-                reply.set_result(result)
-
-        self.waiting.append(Step(call.script, lambda: call, tell))
-        return reply
-
-    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
-        self.waiting.append(Step(scripts.APPEND, make, tell))
+    def add(self, pending: Pending) -> None:
+        self.waiting.append(Step(scripts.APPEND, pending))
 
     def remember(self, call: Call) -> None:
         """A server that forgets what it acknowledged is not played here."""
@@ -243,7 +233,7 @@ class PuppetWorker:
         for task in tasks:
             task.cancel()
         # Their last words, said while they end, are none: a killed process says nothing.
-        unsaid = [call for step in self.waiting if (call := step.put_together()) is not None]
+        unsaid = [call for step in self.waiting if (call := step.pending.prepare()) is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         return unsaid
 

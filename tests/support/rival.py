@@ -4,8 +4,9 @@ from producer.connection import Line
 from producer.wire.events import Chunk, Done, Event, Started
 from producer.wire.job import Job
 from producer.wire.keys import Keys
+from worker.attempt import Attempt
 from worker.entry_reader import EntryReader
-from worker.event_log import Attempt, End, EventLog
+from worker.event_log import End, EventLog
 from worker.holdings import Entry, Holdings
 from worker.outcome import TooEarly
 from worker.queue import Claim, Claimed, NotClaimed, Queue

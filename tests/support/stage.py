@@ -95,7 +95,9 @@ class Stage(RuleBasedStateMachine):
         self.do(begin())
 
     def send(self, worker: PuppetWorker, count: int, *, heard: bool = True) -> None:
-        batch = [(step, call) for step in worker.waiting[:count] if (call := step.put_together()) is not None]
+        batch = [
+            (step, call) for step in worker.waiting[:count] if (call := step.pending.prepare()) is not None
+        ]
         replies = [self.run_call(call) for _, call in batch]
         if not heard:
             self.late += [call for _, call in batch]
@@ -104,7 +106,7 @@ class Stage(RuleBasedStateMachine):
 
         async def hear() -> None:
             for (step, _), reply in zip(batch, replies, strict=True):
-                step.tell(reply)
+                step.pending.tell(reply)
 
         self.do(hear())
 

@@ -1,7 +1,6 @@
 """Events become frames: merged while a write is on its way, bounded, and whole whatever the pace."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,28 +11,30 @@ from producer.connection import Call
 from producer.wire.events import MAX_TEXT_CHARS, decode_frame
 from producer.wire.keys import Keys
 from worker import scripts
-from worker.event_log import MAX_MERGED_BYTES, MAX_WAITING_BYTES, Attempt, End, EventLog, LeaseLost
+from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
+from worker.event_log import MAX_WAITING_BYTES, End, EventLog
+from worker.pending import Asked, Pending
 
 
 class SlowWriter:
     """Takes calls; the test sends and answers them."""
 
     def __init__(self) -> None:
-        self.announced: list[tuple[Callable[[], Call | None], Callable[[Any], None]]] = []
-        self.sent: list[tuple[Call, Callable[[Any], None]]] = []
+        self.announced: list[Pending] = []
+        self.sent: list[tuple[Call, Pending]] = []
 
     def submit(self, call: Call) -> "asyncio.Future[bytes]":
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.submit_late(lambda: call, future.set_result)
-        return future
+        asked = Asked(call, remembered=True, repeated=True)
+        self.add(asked)
+        return asked.future
 
-    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
-        self.announced.append((make, tell))
+    def add(self, pending: Pending) -> None:
+        self.announced.append(pending)
 
     def send(self) -> int:
         """Put a pipeline together, and return how many calls it holds."""
         announced, self.announced = self.announced, []
-        calls = [(call, tell) for make, tell in announced if (call := make()) is not None]
+        calls = [(call, pending) for pending in announced if (call := pending.prepare()) is not None]
         self.sent += calls
         return len(calls)
 
@@ -41,8 +42,8 @@ class SlowWriter:
         """Answer the oldest call; return the ids of the events that its frame held."""
         if not self.sent:
             self.send()
-        call, tell = self.sent.pop(0)
-        tell(result)
+        call, pending = self.sent.pop(0)
+        pending.tell(result)
         await asyncio.sleep(0)  # lets those go on who waited for it
         frame = call.args[2] if call.script is scripts.FINISH else call.args[1]
         assert isinstance(frame, bytes)

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -13,8 +12,9 @@ from producer.wire.events import encode
 from producer.wire.keys import Keys
 from tests.support.scribe import Scribe
 from worker import scripts
+from worker.attempt import Attempt, LeaseLost
 from worker.entry_reader import EntryReader
-from worker.event_log import Attempt, End, EventLog, LeaseLost
+from worker.event_log import End, EventLog
 from worker.holdings import Entry, Holdings
 from worker.outcome import NothingToDo
 from worker.queue import Claim, Claimed, Queue
@@ -38,7 +38,7 @@ _deliveries = itertools.count(2)
 
 async def claimed_again(queue: Queue, entry: Entry, job_id: str = "j") -> Attempt:
     """Claimed by somebody who reclaimed the entry: it was handed over once more."""
-    again = replace(entry, deliveries=next(_deliveries))
+    again = entry._replace(deliveries=next(_deliveries))
     claim = await queue.claim(again, Claim(job_id, created_at=0))
     assert isinstance(claim, Claimed)
     return claim.attempt

@@ -5,8 +5,9 @@ from redis.asyncio import Redis
 from producer import Failed, Producer
 from producer.wire.dead import DeadLetter
 from producer.wire.keys import Keys
+from worker.attempt import Attempt
 from worker.entry_reader import EntryReader
-from worker.event_log import Attempt, End, EventLog
+from worker.event_log import End, EventLog
 from worker.outcome import NothingToDo, Unburied
 from worker.queue import Claim, Claimed, Queue
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from producer.connection import Call
 from producer.wire.events import (
     MAX_TEXT_CHARS,
     Chunk,
@@ -17,8 +16,10 @@ from producer.wire.events import (
     decode_frame,
 )
 from producer.wire.keys import Keys
-from worker.event_log import MAX_WAITING_BYTES, Attempt, EventLog, LeaseLost
+from worker.attempt import Attempt, LeaseLost
+from worker.event_log import MAX_WAITING_BYTES, EventLog
 from worker.outcome import Answered
+from worker.pending import Pending
 from worker.providers import base
 from worker.providers.errors import Broken, Cut, ProviderError, TimedOut
 from worker.providers.registry import Timeouts
@@ -39,19 +40,19 @@ class MemoryWriter:
         self._reply = reply
         self._writing: set[asyncio.Task[None]] = set()
 
-    def submit_late(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
-        self._writing.add(task := asyncio.ensure_future(self._write(make, tell)))
+    def add(self, pending: Pending) -> None:
+        self._writing.add(task := asyncio.ensure_future(self._write(pending)))
         task.add_done_callback(self._writing.discard)
 
-    async def _write(self, make: Callable[[], Call | None], tell: Callable[[Any], None]) -> None:
-        if (call := make()) is None:
+    async def _write(self, pending: Pending) -> None:
+        if (call := pending.prepare()) is None:
             return
         await self.is_open.wait()
         last_id, frame = call.args
         assert isinstance(last_id, str)
         assert isinstance(frame, bytes)
         self.frames.append((last_id, frame))
-        tell(self._reply)
+        pending.tell(self._reply)
 
     @property
     def events(self) -> list[Event]:

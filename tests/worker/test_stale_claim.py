@@ -7,8 +7,9 @@ from producer import Failed, Producer, Waiting
 from producer.wire.dead import DeadLetter
 from producer.wire.keys import GROUP, Keys
 from tests.support.servers import Server
+from worker.attempt import LeaseLost
 from worker.entry_reader import EntryReader
-from worker.event_log import End, EventLog, LeaseLost
+from worker.event_log import End, EventLog
 from worker.holdings import Entry, Holdings
 from worker.queue import Claim, Claimed, Queue
 from worker.settings import Settings

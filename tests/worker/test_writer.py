@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import hiredis
 import pytest
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -52,11 +53,25 @@ class Peer:
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         names = [call.keys[0] for call in calls]
+        return await self._take(names)
+
+    async def run_packed(self, scripts: Sequence[Script], calls: Sequence[bytes]) -> list[Any]:
+        assert scripts
+        return await self._take([_command(call)[3].decode() for call in calls])
+
+    async def _take(self, names: list[str]) -> list[Any]:
         self.pipelines.put_nowait(names)
         reply = await self.replies.get()
         if isinstance(reply, Exception):
             raise reply
         return [reply.get(name, name.encode()) for name in names] if isinstance(reply, dict) else list(reply)
+
+
+def _command(packed: bytes) -> list[bytes]:
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    command: list[bytes] = reader.gets()
+    return command
 
 
 @pytest.fixture
@@ -187,7 +202,7 @@ async def test_a_pipeline_has_a_bound(writer: Writer, peer: Peer) -> None:
 
 
 async def test_a_pipeline_is_no_larger_than_a_slow_link_carries(writer: Writer, peer: Peer) -> None:
-    futures = [writer.submit(SCRIPT.on([name], b"x" * (MAX_BYTES // 2))) for name in "abcde"]
+    futures = [writer.submit(SCRIPT.on([name], b"x" * (MAX_BYTES // 2 - 200))) for name in "abcde"]
     futures.append(writer.submit(SCRIPT.on(["huge"], b"x" * (3 * MAX_BYTES))))
     pipelines = []
     for _ in range(4):
@@ -277,25 +292,29 @@ async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
     peer.replies.put_nowait({})
 
 
+def names_in(recent: RecentCalls) -> list[str]:
+    return [_command(call)[3].decode() for call in recent.calls()]
+
+
 def test_what_is_remembered_is_bounded_by_bytes_and_the_last_part_stays() -> None:
     recent = RecentCalls()
-    for i in range(100):
-        recent.add(call(str(i)), REMEMBERED_BYTES // 10, now=1.0)
+    for i in range(40):
+        recent.add([SCRIPT.on([str(i)], b"x" * (REMEMBERED_BYTES // 10))], now=1.0)
+        recent.forget_the_old(now=1.0)
+    assert names_in(recent) == [str(i) for i in range(31, 40)]
+    recent.add([SCRIPT.on(["huge"], b"x" * (2 * REMEMBERED_BYTES))], now=1.0)
     recent.forget_the_old(now=1.0)
-    assert [call.keys[0] for call in recent.calls()] == [str(i) for i in range(90, 100)]
-    recent.add(call("huge"), 2 * REMEMBERED_BYTES, now=1.0)
-    recent.forget_the_old(now=1.0)
-    assert recent.calls() == []
-    recent.add(call("small"), 10, now=1.0)
-    assert [call.keys[0] for call in recent.calls()] == ["small"]
+    assert names_in(recent) == []
+    recent.add([call("small")], now=1.0)
+    assert names_in(recent) == ["small"]
 
 
 def test_what_is_remembered_is_bounded_by_time() -> None:
     now = 1000.0
     recent = RecentCalls()
     for name in "abc":
-        recent.add(call(name), 1, now)
+        recent.add([call(name)], now)
         now += REMEMBERED_SECONDS / 2 - 0.01
-    recent.add(call("d"), 1, now)
+    recent.add([call("d"), call("e")], now)
     recent.forget_the_old(now)
-    assert [call.keys[0] for call in recent.calls()] == ["b", "c", "d"]
+    assert names_in(recent) == ["b", "c", "d", "e"]
