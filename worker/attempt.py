@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 
+from producer.wire.events import encode_chunk
 from worker.pending import Pending
 
 MAX_MERGED_BYTES = 64 * 1024
@@ -81,6 +82,20 @@ class Attempt:
     def take_back_id(self) -> None:
         """Give the last id to the next event instead: a hole in ``seq`` would look like a loss."""
         self._next_seq -= 1
+
+    def put_chunk(self, text: str) -> int:
+        """Encode a chunk of the answer's text under the next id, add it to what waits, and return its size.
+
+        Raises:
+            WireError: no reader could read it; the id goes to the next event.
+        """
+        data = encode_chunk(f"{self.id}-{self._next_seq}", text)
+        self._next_seq += 1
+        self._waiting.append(data)
+        size = len(data)
+        self.waiting_bytes += size
+        self.has_output = True
+        return size
 
     def put(self, event: bytes) -> None:
         """Add an encoded event to what waits."""

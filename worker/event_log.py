@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from producer.connection import Call
 from producer.wire.codec import WireError
-from producer.wire.events import Event, encode, encode_chunk
+from producer.wire.events import Event, encode
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
@@ -66,12 +66,9 @@ class EventLog:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
         if attempt.lost or attempt.sealed:
             _check_open(attempt)
-        try:
-            data = encode_chunk(attempt.next_id(), text)
-        except WireError:
-            attempt.take_back_id()
-            raise
-        self._put(attempt, data)
+        self._unwritten_bytes += attempt.put_chunk(text)
+        if not (attempt.is_announced or attempt.bytes_on_their_way):
+            self._announce(attempt)
 
     async def flush(self, attempt: Attempt) -> None:
         """Wait until all that was appended is in the log.
@@ -122,7 +119,7 @@ class EventLog:
     def _put(self, attempt: Attempt, data: bytes) -> None:
         attempt.put(data)
         self._unwritten_bytes += len(data)
-        if not attempt.is_announced and not attempt.bytes_on_their_way:
+        if not (attempt.is_announced or attempt.bytes_on_their_way):
             self._announce(attempt)
 
     def _announce(self, attempt: Attempt) -> None:
@@ -148,13 +145,13 @@ class EventLog:
 class _Frames(Pending):
     """The frames of an attempt, one after the other: at most one of them waits, or is on its way."""
 
-    __slots__ = ("_attempt", "_log", "_names")
+    __slots__ = ("_append", "_attempt", "_log")
 
     def __init__(self, log: EventLog, attempt: Attempt, keys: Keys) -> None:
         super().__init__()
         self._log = log
         self._attempt = attempt
-        self._names = (keys.log(attempt.job_id), keys.events(attempt.job_id))
+        self._append = scripts.APPEND.prepared([keys.log(attempt.job_id), keys.events(attempt.job_id)])
 
     def prepare(self) -> Call | None:
         """Make a frame of all that waits. There is nothing if it went with the last event, or was dropped."""
@@ -163,7 +160,7 @@ class _Frames(Pending):
             if (taken := self._attempt.take_frame()) is not None:
                 last_id, frame = taken
                 self._attempt.bytes_on_their_way = len(frame)
-                self.call = scripts.APPEND.on(self._names, last_id, frame)
+                self.call = self._append.on(last_id.encode(), frame)
         return self.call
 
     def tell(self, result: Any) -> None:

@@ -164,7 +164,6 @@ class _Answer:
         for piece in _pieces(text):
             self._log.append_chunk(self._attempt, piece)
             self._chars += len(piece)
-            self._attempt.has_output = True
 
     def _add_reasoning(self, text: str) -> None:
         for piece in _pieces(text):
@@ -182,9 +181,7 @@ class _Joiner:
         self._half = ""
 
     def join(self, text: str) -> str:
-        if text.isascii() and not self._half:
-            return text
-        if not self._half and _is_whole(text):
+        if not self._half and (text.isascii() or _is_whole(text)):
             return text
         text = self._half + text
         self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""

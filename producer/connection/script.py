@@ -28,17 +28,41 @@ class Script:
         """Return the call of this script on ``keys`` with ``args``."""
         return Call(self, keys, args)
 
+    def prepared(self, keys: Sequence[str]) -> "Prepared":
+        """Return what makes calls of this script on ``keys``."""
+        return Prepared(self, keys)
+
+
+class Prepared:
+    """A script that is called on the same keys again and again: what stays the same is packed once."""
+
+    __slots__ = ("_head", "_keys", "_script")
+
+    def __init__(self, script: Script, keys: Sequence[str]) -> None:
+        self._script = script
+        self._keys = keys
+        count, _, self._head = pack("EVALSHA", script.sha, len(keys), *keys).partition(b"\r\n")
+        assert count == b"*%d" % (3 + len(keys)), "a command begins with the number of its words"
+
+    def on(self, *args: bytes) -> "Call":
+        """Return the call with ``args``."""
+        words = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
+        packed = b"*%d\r\n%b%b" % (3 + len(self._keys) + len(args), self._head, b"".join(words))
+        return Call(self._script, self._keys, args, packed)
+
 
 class Call:
     """A script with its keys and arguments. It is packed once, however often it is said."""
 
     __slots__ = ("_packed", "args", "keys", "script")
 
-    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> None:
+    def __init__(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg], packed: bytes | None = None
+    ) -> None:
         self.script = script
         self.keys = keys
         self.args = args
-        self._packed: bytes | None = None
+        self._packed = packed
 
     def packed(self) -> bytes:
         """Return the call as the bytes that are sent."""

@@ -49,9 +49,9 @@ class MemoryWriter:
             return
         await self.is_open.wait()
         last_id, frame = call.args
-        assert isinstance(last_id, str)
+        assert isinstance(last_id, bytes)
         assert isinstance(frame, bytes)
-        self.frames.append((last_id, frame))
+        self.frames.append((last_id.decode(), frame))
         pending.tell(self._reply)
 
     @property
