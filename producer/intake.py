@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any, Literal, TypedDict
-from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -86,7 +86,7 @@ def new_job(messages: Messages, fields: Mapping[str, Any]) -> NewJob:
 
 def _job(messages: Messages, given: Mapping[str, Any], now_ms: int) -> Job:
     body = {
-        "id": uuid4().hex,
+        "id": token_hex(16),
         "queue": DEFAULT_QUEUE,
         "created_at": now_ms,
         **given,

@@ -40,7 +40,8 @@ async def submit(link: Link, keys: Keys, new: NewJob, *, bound: int) -> None:
         QueueFull: nothing was written.
         Unavailable: Redis cannot be reached.
     """
-    acceptance = new_acceptance()
+    # Nobody else can accept a job under an id that nobody else knows.
+    acceptance = new_acceptance() if new.own_id else new.job.id
     ttl_ms = unfinished_ms(new.job) + new.until_due_ms
 
     def add(*, again: bool) -> Call:

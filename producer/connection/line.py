@@ -64,7 +64,8 @@ class HandedOver:
 
 
 class Line:
-    """A connection for any number of callers at once. What they send in one step of the loop is written together.
+    """A connection for any number of callers at once. Of what they send in one step of the loop the first is written at
+    once, and all else together.
 
     A caller that goes away disturbs nobody: its replies are counted off, and dropped. Nothing here is bounded in
     time: whoever waits too long calls `close`, and everybody's replies are lost.
@@ -148,6 +149,7 @@ class _Conversation(asyncio.Protocol):
         self._reader = new_reply_reader()
         self._expected: deque[_Exchange] = deque()
         self._unwritten: list[bytes] = []
+        self._has_written = False
 
     def begin(self, connection: HandedOver) -> None:
         self._connection = connection
@@ -155,15 +157,24 @@ class _Conversation(asyncio.Protocol):
             self.lose("it was closed by the server")
 
     def say(self, commands: Sequence[bytes], future: "asyncio.Future[list[Any]]") -> None:
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._unwritten += commands
         self._expected.append(_Exchange(len(commands), future))
+        if self._has_written:
+            self._unwritten += commands
+            return
+        # An idle line writes at once. What others say in this same step of the loop is written together, after it.
+        self._has_written = True
+        asyncio.get_running_loop().call_soon(self._write_rest)
+        self._write(commands)
 
-    def _write(self) -> None:
+    def _write_rest(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
-        if self._connection is not None and not self.is_over:
-            self._connection.transport.write(b"".join(unwritten))
+        self._has_written = False
+        if unwritten and not self.is_over:
+            self._write(unwritten)
+
+    def _write(self, commands: Sequence[bytes]) -> None:
+        assert self._connection is not None, "nobody knows of a conversation that has not begun"
+        self._connection.transport.write(b"".join(commands))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

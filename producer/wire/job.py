@@ -133,12 +133,27 @@ class Job(BaseModel):
         Raises:
             WireError: over a limit, or holding what msgpack has no form for. What passes here, `decode` reads.
         """
-        body = {"v": self.v} | self.model_dump(exclude_none=True, exclude_defaults=True)
-        check_plain(body)  # each field was checked alone; inside the job it stands a level or two deeper
+        body = self._body()
+        if not self._is_shallow:
+            check_plain(body)  # each field was checked alone; inside the job it stands a level or two deeper
         data = pack(body)
         if len(data) > MAX_JOB_BYTES:
             raise WireError(f"the job has {len(data):,} bytes, the limit is {MAX_JOB_BYTES:,}")
         return data
+
+    @property
+    def _is_shallow(self) -> bool:
+        """Whether it holds nothing deeper than the texts of its messages, as most jobs do."""
+        texts = all(type(value) is str for message in self.messages for value in message.values())
+        return texts and not (self.options or self.metadata or isinstance(self.provider, list))
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"v": self.v}
+        for name, unset in _UNSET.items():
+            value = getattr(self, name)
+            if value is not None and value is not unset and value != unset:
+                body[name] = value.model_dump(exclude_none=True) if name == "timeouts" else value
+        return body
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -180,6 +195,14 @@ class Job(BaseModel):
         except WireError:
             return None
         return job_id if isinstance(job_id, str) and is_name(job_id) else None
+
+
+_UNSET: dict[str, Any] = {
+    name: field.get_default(call_default_factory=True, validated_data={})
+    for name, field in Job.model_fields.items()
+    if name != "v"
+}
+"""The fields in their order, each with the value that it has when it is not given."""
 
 
 def _known_of(body: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -105,7 +105,8 @@ async def test_what_is_sent_in_one_step_of_the_loop_is_written_together() -> Non
     async with peer(answer) as line:
         await line.open()
         await asyncio.gather(*(line.ask("PING") for _ in range(100)))
-    assert reads == [pack("PING") * 100]
+    assert b"".join(reads) == pack("PING") * 100
+    assert len(reads) <= 2  # the first goes at once
 
 
 async def test_when_the_server_hangs_up_all_who_wait_are_told_and_a_new_connection_is_a_new_beginning() -> (
