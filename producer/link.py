@@ -64,11 +64,11 @@ class Link:
 
         async def run() -> list[Any]:
             nonlocal again
-            await _open(self._line)
+            await self._open(self._line)
             said, again = calls(again), True
             return _not_passing(await self._scripts.run(said))
 
-        return self._accepted(await self._patiently(run, self._line.close))
+        return self._accepted(await self._patiently(run, self._line))
 
     async def read(self, *commands: Sequence[Arg]) -> list[Any]:
         """Send commands in one round trip, which other callers may share; return the replies as the server has them.
@@ -79,11 +79,20 @@ class Link:
         packed = [pack(*command) for command in commands]
 
         async def send() -> list[Any]:
-            await _open(self._reading_line)
+            await self._open(self._reading_line)
             return _not_passing(await self._reading_line.send(packed))
 
         async with self._turns:
-            return self._accepted(await self._patiently(send, self._reading_line.close))
+            return self._accepted(await self._patiently(send, self._reading_line))
+
+    async def _open(self, line: Line) -> None:
+        if line.silence > self.timeout:  # those who waited may have left before they could tell
+            line.close()
+        if not line.is_open:
+            await line.open()
+            if self.closed:
+                line.close()
+                raise Unavailable("this Producer was closed")
 
     def _accepted(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
@@ -99,8 +108,8 @@ class Link:
         """
         return await self._patiently(lambda: command(self._redis))
 
-    async def _patiently(self, command: Callable[[], Awaitable[T]], give_up: Callable[[], object] = int) -> T:
-        """Await ``command()``, again and again where that can help. ``give_up`` is called when its time is over."""
+    async def _patiently(self, command: Callable[[], Awaitable[T]], line: Line | None = None) -> T:
+        """Await ``command()``, again and again where that can help. ``line``: what it goes over, if over any."""
         if self.closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         last: Exception | None = None
@@ -119,7 +128,8 @@ class Link:
                         raise Unavailable("this Producer was closed") from last
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:
-            give_up()  # a peer that is silent may stay so
+            if line is not None and line.silence > self.timeout / 2:
+                line.close()  # it would keep others waiting, too
             why = last or error
             raise Unavailable(self._says(why), passing=True) from why
         except RedisError as error:
@@ -138,11 +148,6 @@ class Link:
     def _says(self, error: Exception) -> str:
         why = str(error).strip() or f"no reply within {self.timeout:g} s"
         return f"Redis at {self.url} cannot serve: {why}"
-
-
-async def _open(line: Line) -> None:
-    if not line.is_open:
-        await line.open()
 
 
 def _not_passing(replies: list[Any]) -> list[Any]:

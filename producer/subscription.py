@@ -192,7 +192,12 @@ class Subscription:
         give_up_at = loop.time() + self._patience
         while True:
             try:
-                page, tail, deadline, (seconds, microseconds) = await self._link.read(*commands)
+                async with asyncio.timeout_at(give_up_at + self._link.timeout):  # others may be before us
+                    page, tail, deadline, (seconds, microseconds) = await self._link.read(*commands)
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"the log of job {self.job_id!r} cannot be looked at", passing=True
+                ) from error
             except Unavailable as error:
                 if not error.passing or loop.time() > give_up_at:
                     raise

@@ -27,8 +27,8 @@ async def relay(
         LeaseLost: the job has another owner.
     """
     answer = _Answer(attempt, log)
-    read = _reader_of(parts)
     async with _closing(parts), _Clock(timeouts) as clock:
+        read = _reader_of(parts)
         while some := await read():
             for part in some:
                 answer.add(part)
@@ -44,19 +44,26 @@ def _reader_of(parts: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequen
     if isinstance(parts, PartStream):
         return parts.read
 
+    iterator = aiter(parts)  # once: it may be a new one each time
+
     async def read() -> Sequence[base.Part]:
-        async for part in parts:
-            return (part,)
-        return ()
+        try:
+            return (await anext(iterator),)
+        except StopAsyncIteration:
+            return ()
 
     return read
+
+
+_CANCEL_AGAIN = 0.3  # seconds
 
 
 class _Clock:
     """The limits on an answer: until its first chunk, between chunks, in all. Inside, the task is in time.
 
     A chunk only moves an instant along; the one timer looks at it when it rings, and is set again where there is time
-    left. Setting it anew for each chunk would cost more than the chunk does.
+    left. Setting it anew for each chunk would cost more than the chunk does. A task that swallows the cancel is
+    cancelled again until it leaves.
 
     Raises, on leaving:
         TimedOut: time was up.
@@ -72,6 +79,8 @@ class _Clock:
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
+        self._task = asyncio.current_task()
+        self._cancelled_again = 0
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
@@ -82,13 +91,22 @@ class _Clock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._unset()
+        assert self._task is not None, "a coroutine runs in a task"
+        for _ in range(self._cancelled_again):
+            self._task.uncancel()
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError as timeout:
             raise TimedOut(self._what_took_too_long()) from timeout
 
     def expect_next(self) -> None:
-        """Note that something came, and begin to wait for what comes next."""
+        """Note that something came, and begin to wait for what comes next.
+
+        Raises:
+            TimedOut: time was up, and the task did not heed it.
+        """
+        if self._timeout.expired():
+            raise TimedOut(self._what_took_too_long())
         self._started = True
         self._due = min(self._loop.time() + self._timeouts.between_chunks, self._end)
         if self._due < self._rings_at:
@@ -115,8 +133,13 @@ class _Clock:
     def _ring(self) -> None:
         if self._loop.time() < self._due:
             self._set()
-        else:
+            return
+        if not self._timeout.expired():
             self._timeout.reschedule(self._loop.time())
+        elif self._task is not None:
+            self._cancelled_again += 1
+            self._task.cancel()
+        self._timer = self._loop.call_later(_CANCEL_AGAIN, self._ring)
 
     def _what_took_too_long(self) -> str:
         if self._loop.time() >= self._end:

@@ -166,8 +166,9 @@ class Writer:
         refused: list[Pending] = []
         for pending, result in zip(batch, results, strict=True):
             if not isinstance(result, RedisError):
-                if pending.remembered and pending.call is not None:
+                if pending.remembered and pending.call is not None and _had_effect(result):
                     acknowledged.append(pending.call)
+                pending.is_suspect = False
             elif is_passing(result):
                 logger.warning("redis cannot serve, writing again", error=str(result))
                 refused.append(pending)
@@ -193,6 +194,11 @@ class Writer:
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _had_effect(result: Any) -> bool:
+    """Whether a call changed anything. What a fence or a cancel kept from it must not change a server that forgot."""
+    return result not in (b"lost", b"gone") and not (isinstance(result, list) and result[:1] == [b"cancel"])
 
 
 def _to_be_repeated(batch: Sequence[Pending], error: Exception) -> Sequence[Pending]:

@@ -68,7 +68,7 @@ class Line:
     once, and all else together.
 
     A caller that goes away disturbs nobody: its replies are counted off, and dropped. Nothing here is bounded in
-    time: whoever waits too long calls `close`, and everybody's replies are lost.
+    time: whoever finds that the other end has been silent for too long calls `close`, and all that is awaited is lost.
     """
 
     def __init__(self, url: Url, connect_timeout: float) -> None:
@@ -81,6 +81,11 @@ class Line:
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._conversation is not None and not self._conversation.is_over
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds a reply has been due without a word from the other end; 0 where none is."""
+        return 0.0 if self._conversation is None else self._conversation.silence
 
     async def open(self) -> bool:
         """Connect where there is no connection; return whether a new one was made.
@@ -110,6 +115,8 @@ class Line:
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         if self._conversation is None or self._conversation.is_over:
             future.set_exception(RedisConnectionError("there is no connection"))
+        elif not commands:
+            future.set_result([])
         else:
             self._conversation.say(commands, future)
         return future
@@ -150,6 +157,12 @@ class _Conversation(asyncio.Protocol):
         self._expected: deque[_Exchange] = deque()
         self._unwritten: list[bytes] = []
         self._has_written = False
+        self._loop = asyncio.get_running_loop()
+        self._waits_since = 0.0
+
+    @property
+    def silence(self) -> float:
+        return self._loop.time() - self._waits_since if self._expected and not self.is_over else 0.0
 
     def begin(self, connection: HandedOver) -> None:
         self._connection = connection
@@ -157,13 +170,15 @@ class _Conversation(asyncio.Protocol):
             self.lose("it was closed by the server")
 
     def say(self, commands: Sequence[bytes], future: "asyncio.Future[list[Any]]") -> None:
+        if not self._expected:
+            self._waits_since = self._loop.time()
         self._expected.append(_Exchange(len(commands), future))
         if self._has_written:
             self._unwritten += commands
             return
         # An idle line writes at once. What others say in this same step of the loop is written together, after it.
         self._has_written = True
-        asyncio.get_running_loop().call_soon(self._write_rest)
+        self._loop.call_soon(self._write_rest)
         self._write(commands)
 
     def _write_rest(self) -> None:
@@ -177,6 +192,7 @@ class _Conversation(asyncio.Protocol):
         self._connection.transport.write(b"".join(commands))
 
     def data_received(self, data: bytes) -> None:
+        self._waits_since = self._loop.time()
         self._reader.feed(data)
         try:
             for reply in replies_in(self._reader):

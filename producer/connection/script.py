@@ -93,7 +93,8 @@ class ScriptRunner:
         restarted, or its cache was flushed); only the calls that it refused for this reason are said twice.
 
         Raises:
-            redis.exceptions.ConnectionError: the connection broke; some of the calls may have been carried out.
+            redis.exceptions.RedisError: the connection broke, or a script could not be loaded; some of the calls may
+                have been carried out.
         """
         results = await self._pipeline(calls)
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
@@ -110,8 +111,9 @@ class ScriptRunner:
         packed = [pack("SCRIPT", "LOAD", script.text) for script in loading]
         replies = await self._line.send([*packed, *calls])
         for script, reply in zip(loading, replies, strict=False):
-            if not isinstance(reply, Exception):
-                self._loaded.add(script.sha)
+            if isinstance(reply, Exception):
+                raise reply
+            self._loaded.add(script.sha)
         return replies[len(loading) :]
 
     async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -11,42 +11,14 @@ from redis.exceptions import NoScriptError, ResponseError
 from producer.connection import Line, Url
 from producer.connection.line import pack
 from tests.conftest import on_real_servers
+from tests.support.peer import command_from, peer
 from tests.support.servers import Server
-
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def peer(answer: Answer) -> AsyncIterator[Line]:
-    """A line to a server that shakes hands like Redis, and then does what the test wants it to do."""
-
-    serving: list[asyncio.Task[object]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.append(asyncio.current_task())
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            for _ in range(2):  # CLIENT SETINFO lib-name, lib-ver
-                await command_from(reader)
-                writer.write(b"+OK\r\n")
-            await answer(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        line = Line(Url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 5)
-        with contextlib.closing(line):
-            yield line
-        await asyncio.gather(*serving)
-
-
-async def command_from(reader: asyncio.StreamReader) -> list[bytes]:
-    count = int((await reader.readuntil(b"\r\n"))[1:])
-    words = []
-    for _ in range(count):
-        size = int((await reader.readuntil(b"\r\n"))[1:])
-        words.append((await reader.readexactly(size + 2))[:-2])
-    return words
+async def line_to(url: Url) -> AsyncIterator[Line]:
+    with contextlib.closing(Line(url, 5)) as line:
+        yield line
 
 
 @pytest.fixture
@@ -102,7 +74,7 @@ async def test_what_is_sent_in_one_step_of_the_loop_is_written_together() -> Non
             reads.append(data)
             writer.write(b"+OK\r\n" * data.count(b"PING"))
 
-    async with peer(answer) as line:
+    async with peer(answer) as url, line_to(url) as line:
         await line.open()
         await asyncio.gather(*(line.ask("PING") for _ in range(100)))
     assert b"".join(reads) == pack("PING") * 100
@@ -118,7 +90,7 @@ async def test_when_the_server_hangs_up_all_who_wait_are_told_and_a_new_connecti
             writer.write(b"$8\r\nanswered\r\n")
             await command_from(reader)  # and hangs up
 
-    async with peer(answer) as line:
+    async with peer(answer) as url, line_to(url) as line:
         assert await line.open()
         assert not await line.open()
         assert await line.ask("ECHO", "answered") == b"answered"
@@ -139,7 +111,7 @@ async def test_closing_tells_all_who_wait_and_does_not_harm_the_next_connection(
             writer.write(b"$%d\r\n%s\r\n" % (len(command[-1]), command[-1]))
         await reader.read()
 
-    async with peer(answer) as line:
+    async with peer(answer) as url, line_to(url) as line:
         await line.open()
         waiting = asyncio.ensure_future(line.ask("QUIET"))
         await asyncio.sleep(0)  # it has begun to wait
@@ -158,7 +130,7 @@ async def test_what_is_not_a_reply_to_anything_ends_the_connection(garbage: byte
         writer.write(garbage)
         await reader.read()
 
-    async with peer(answer) as line:
+    async with peer(answer) as url, line_to(url) as line:
         await line.open()
         asked = asyncio.ensure_future(line.ask("PING"))
         await asyncio.wait([asked])
@@ -181,3 +153,29 @@ async def test_callers_who_open_it_together_make_one_connection(server: Server) 
     line = Line(Url(server.url), 5)
     assert sorted(await asyncio.gather(*(line.open() for _ in range(20)))) == [False] * 19 + [True]
     line.close()
+
+
+async def test_silence_is_counted_while_a_reply_is_due_and_from_the_last_word() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await command_from(reader)
+        writer.write(b"+PONG\r\n")
+        await reader.read()
+
+    async with peer(answer) as url, line_to(url) as line:
+        assert line.silence == 0
+        await line.open()
+        await line.ask("PING")
+        assert line.silence == 0
+        unanswered = asyncio.ensure_future(line.ask("PING"))
+        while line.silence < 0.02:  # noqa: ASYNC110 - it is the clock that is waited for
+            await asyncio.sleep(0.005)
+        unanswered.cancel()
+        await asyncio.sleep(0)
+        assert line.silence > 0  # the reply is due, whoever waits for it
+        line.close()
+        assert line.silence == 0
+
+
+async def test_nothing_to_say_is_answered_with_nothing(line: Line) -> None:
+    assert await line.send([]) == []
+    assert await line.ask("ECHO", "x") == b"x"

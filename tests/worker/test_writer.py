@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Script
 from worker import writer as writer_module
+from worker.pending import Pending
 from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
 from worker.writer import MAX_BYTES, MAX_CALLS, Writer
 
@@ -153,6 +154,34 @@ async def test_a_call_that_breaks_every_connection_keeps_no_other_from_being_wri
     answering.cancel()
 
 
+class Again(Pending):
+    """Has more to say whenever it was answered, as an attempt has."""
+
+    def __init__(self) -> None:
+        super().__init__(call("again"))
+        self.answered = asyncio.Event()
+
+    def tell(self, result: Any) -> None:
+        self.answered.set()
+
+
+async def test_what_was_suspected_once_goes_with_the_others_when_it_has_more_to_say(
+    writer: Writer, peer: Peer
+) -> None:
+    again = Again()
+    writer.add(again)
+    for reply in (RedisConnectionError("gone"), RedisConnectionError("gone"), {}):
+        assert await peer.pipelines.get() == ["again"]
+        peer.replies.put_nowait(reply)
+    await again.answered.wait()
+    futures = [writer.submit(call("a"))]
+    writer.add(again)
+    futures.append(writer.submit(call("b")))
+    assert await peer.pipelines.get() == ["a", "again", "b"]
+    peer.replies.put_nowait({})
+    await asyncio.gather(*futures)
+
+
 async def test_a_refused_call_is_an_error_for_its_own_caller_only(writer: Writer, peer: Peer) -> None:
     good, bad = writer.submit(call("a")), writer.submit(call("b"))
     peer.replies.put_nowait({"b": ResponseError("WRONGTYPE")})
@@ -289,6 +318,22 @@ async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
     assert await peer.pipelines.get() == ["a"]
     peer.replies.put_nowait({})
     assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+
+
+async def test_what_a_fence_or_a_cancel_kept_from_having_an_effect_is_not_said_again(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    futures = [writer.submit(call(name)) for name in "abcd"]
+    peer.replies.put_nowait({"b": b"lost", "c": [b"cancel", b"enough"], "d": b"gone"})
+    assert await peer.pipelines.get() == ["a", "b", "c", "d"]
+    await asyncio.gather(*futures)
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("e"))
+    assert await peer.pipelines.get() == ["a"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["e"]
     peer.replies.put_nowait({})
 
 

@@ -1,0 +1,90 @@
+"""A client's way to Redis, where the other end is silent, slow, or gone."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from producer.connection import Url
+from producer.errors import Unavailable
+from producer.link import Link
+from tests.support.peer import command_from, peer
+
+PONG = b"+PONG\r\n"
+
+
+@contextlib.asynccontextmanager
+async def link_to(url: Url, timeout: float) -> AsyncIterator[Link]:
+    link = Link(url, timeout)
+    yield link
+    await link.aclose()
+
+
+async def ping(link: Link) -> list[object]:
+    return await link.read(("PING",))
+
+
+async def test_a_connection_that_died_without_a_word_is_replaced_also_when_no_caller_waits_for_long() -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await reader.read()  # for ever, without an answer
+        while await command_from(reader):
+            writer.write(PONG)
+
+    async with peer(answer) as url, link_to(url, 0.2) as link:
+        while connections < 2:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    assert await ping(link) == [b"PONG"]
+        assert await ping(link) == [b"PONG"]
+        assert connections == 2
+
+
+async def test_one_slow_call_does_not_cost_the_others_their_connection() -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with contextlib.suppress(TimeoutError):
+            while True:  # one reply every 20 ms, whatever is asked
+                async with asyncio.timeout(5):
+                    await command_from(reader)
+                await asyncio.sleep(0.02)
+                writer.write(PONG)
+
+    async with peer(answer) as url, link_to(url, 0.2) as link:
+        asked = await asyncio.gather(*(ping(link) for _ in range(20)), return_exceptions=True)
+        assert any(isinstance(reply, Unavailable) for reply in asked)
+        assert any(reply == [b"PONG"] for reply in asked)
+        assert connections == 1
+
+
+async def test_what_is_asked_while_the_client_is_closed_leaves_no_connection() -> None:
+    met, may_go_on = asyncio.Event(), asyncio.Event()
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.set()
+        await may_go_on.wait()
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await command_from(reader):
+                writer.write(b"+OK\r\n")
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        link = Link(Url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 5)
+        asked = asyncio.ensure_future(ping(link))
+        await met.wait()
+        await link.aclose()
+        may_go_on.set()
+        with pytest.raises(Unavailable, match="closed"):
+            await asked
+        async with asyncio.timeout(5):
+            await ended.wait()
