@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from producer.connection import Call, Line, ScriptRunner, bounded
+from producer.connection import Call, Line, ScriptRunner
 from worker.pending import Asked, Pending
 from worker.recent_calls import RecentCalls
 from worker.refusals import is_passing
@@ -30,6 +30,9 @@ MAX_CALLS = 1000
 
 MAX_BYTES = 1024 * 1024
 """Bytes in one pipeline, unless a single call has more."""
+
+_BUSY = 8
+"""Calls in a pipeline from which on the next one waits for those who are ready to speak: fewer and larger ones."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 _REFUSED_PAUSE = 0.5  # seconds
@@ -88,6 +91,8 @@ class Writer:
                 self._work.clear()
             if broken_off:
                 await self._rest()
+            elif len(batch) >= _BUSY:
+                await asyncio.sleep(0)  # what arrived with the reply goes along
 
     def _take(self) -> list[Pending]:
         """Put a pipeline together: at least one call, and no more than a slow link carries in time."""
@@ -111,16 +116,17 @@ class Writer:
         """Write the batch; return what has to be written again, because the connection broke."""
         met = False
         try:
-            async with bounded(self._timeout):
+            async with asyncio.timeout(self._timeout):
                 await self._meet_server()
                 met = True
                 results = await self._scripts.run([pending.call for pending in batch if pending.call])
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
-            logger.warning("redis cannot be written to, trying again", error=str(error), calls=len(batch))
+            why = str(error) or f"no reply within {self._timeout:g} s"
+            logger.warning("redis cannot be written to, trying again", error=why, calls=len(batch))
             self._line.close()
             batch[0].is_suspect = batch[0].is_suspect or (met and self._is_careful)
             self._is_careful = True
-            return _to_be_repeated(batch, error)
+            return _to_be_repeated(batch, why)
         self._is_careful = False
         self._pause = _FIRST_PAUSE
         self._answer(batch, results)
@@ -201,9 +207,9 @@ def _had_effect(result: Any) -> bool:
     return result not in (b"lost", b"gone") and not (isinstance(result, list) and result[:1] == [b"cancel"])
 
 
-def _to_be_repeated(batch: Sequence[Pending], error: Exception) -> Sequence[Pending]:
+def _to_be_repeated(batch: Sequence[Pending], why: str) -> Sequence[Pending]:
     """Tell those who want no repetition that their reply is lost; return the others."""
     for pending in batch:
         if not pending.repeated:
-            pending.tell(RedisConnectionError(f"the reply was lost: {error}"))
+            pending.tell(RedisConnectionError(f"the reply was lost: {why}"))
     return [pending for pending in batch if pending.repeated]
