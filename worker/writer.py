@@ -31,9 +31,6 @@ MAX_CALLS = 1000
 MAX_BYTES = 1024 * 1024
 """Bytes in one pipeline, unless a single call has more."""
 
-_BUSY = 8
-"""Calls in a pipeline from which on the next one waits for those who are ready to speak: fewer and larger ones."""
-
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 _REFUSED_PAUSE = 0.5  # seconds
 
@@ -91,8 +88,6 @@ class Writer:
                 self._work.clear()
             if broken_off:
                 await self._rest()
-            elif len(batch) >= _BUSY:
-                await asyncio.sleep(0)  # what arrived with the reply goes along
 
     def _take(self) -> list[Pending]:
         """Put a pipeline together: at least one call, and no more than a slow link carries in time."""
