@@ -160,6 +160,10 @@ def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+_BACKLOG = 128
+"""Connections that may come at once. With fakeredis' own 5, others wait a second for their next try, or are reset."""
+
+
 def _start_fakeredis() -> EmbeddedServer:
     try:
         from fakeredis import TcpFakeServer
@@ -170,6 +174,7 @@ def _start_fakeredis() -> EmbeddedServer:
         ) from None
     server = TcpFakeServer(("127.0.0.1", 0))
     server.daemon_threads = True
+    server.socket.listen(_BACKLOG)
     thread = threading.Thread(target=server.serve_forever, name="fakeredis", daemon=True)
     thread.start()
 

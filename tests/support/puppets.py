@@ -252,6 +252,7 @@ class OpenLine:
     """Stands in for a line over which nothing goes."""
 
     is_open = True
+    silence = 0.0
 
     def close(self) -> None:
         """It stays open."""
@@ -274,6 +275,7 @@ class PuppetLink(Link):
         scripts: Any = RunsAtOnce(run_call)
         self._scripts = scripts
         self._line: Any = OpenLine()
+        self.timeout = 5.0
         self._dies_before, self._says_twice = dies_before, says_twice
         self._steps = itertools.count()
 

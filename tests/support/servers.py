@@ -38,6 +38,7 @@ def valkey_server() -> Iterator[Server]:
 def fakeredis_server() -> Iterator[Server]:
     server = TcpFakeServer(("127.0.0.1", 0))
     server.daemon_threads = True
+    server.socket.listen(128)  # with its own backlog of 5, more that come at once wait a second, or are reset
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
