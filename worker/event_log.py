@@ -70,6 +70,10 @@ class EventLog:
         if not (attempt.is_announced or attempt.bytes_on_their_way):
             self._announce(attempt)
 
+    def hurry(self) -> None:
+        """Let what was appended go at once, if the writer is idle: there is no more of it for the moment."""
+        self._writer.hurry()
+
     async def flush(self, attempt: Attempt) -> None:
         """Wait until all that was appended is in the log.
 

@@ -32,6 +32,7 @@ async def relay(
         while some := await read():
             for part in some:
                 answer.add(part)
+            log.hurry()
             if log.is_full(attempt):
                 with clock.stopped():  # it is Redis that we wait for, not the provider
                     await log.flush(attempt)

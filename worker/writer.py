@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from producer.connection import Call, Line, ScriptRunner
+from producer.connection import Call, Line, Said, ScriptRunner
 from worker.pending import Asked, Pending
 from worker.recent_calls import RecentCalls
 from worker.refusals import is_passing
@@ -52,6 +52,8 @@ class Writer:
         self._server: str | None = None
         self._has_met_server = False
         self._is_careful = False
+        self._is_idle = False
+        self._begun: tuple[list[Pending], Said] | None = None
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
@@ -71,6 +73,14 @@ class Writer:
         self._waiting.append(pending)
         self._work.set()
 
+    def hurry(self) -> None:
+        """Send what waits now, where nothing is on its way: the caller's step has nothing to add to it."""
+        if self._is_idle and self._has_met_server and self._line.is_open and not self._is_careful:
+            batch = self._take() if self._waiting else []
+            if batch:
+                self._is_idle = False
+                self._begun = batch, self._say(batch)
+
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
         self._recent.add([call], time.monotonic())
@@ -78,9 +88,11 @@ class Writer:
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
+            self._is_idle = True
             await self._work.wait()
-            batch = self._take()
-            broken_off = await self._write(batch) if batch else batch
+            self._is_idle = False
+            (batch, said), self._begun = self._begun or (self._take(), None), None
+            broken_off = await self._write(batch, said) if batch else batch
             # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
             at = len(self._waiting) if broken_off and broken_off[0].is_suspect else 0
             self._waiting[at:at] = broken_off
@@ -107,14 +119,19 @@ class Writer:
         del self._waiting[:looked_at]
         return batch
 
-    async def _write(self, batch: Sequence[Pending]) -> Sequence[Pending]:
-        """Write the batch; return what has to be written again, because the connection broke."""
-        met = False
+    def _say(self, batch: Sequence[Pending]) -> Said:
+        return self._scripts.say([pending.call for pending in batch if pending.call])
+
+    async def _write(self, batch: Sequence[Pending], said: Said | None) -> Sequence[Pending]:
+        """Write the batch, unless it was said already; return what has to be written again, as the connection broke."""
+        met = said is not None
         try:
             async with asyncio.timeout(self._timeout):
-                await self._meet_server()
-                met = True
-                results = await self._scripts.run([pending.call for pending in batch if pending.call])
+                if said is None:
+                    await self._meet_server()
+                    met = True
+                    said = self._say(batch)
+                results = await self._scripts.results(said)
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             why = str(error) or f"no reply within {self._timeout:g} s"
             logger.warning("redis cannot be written to, trying again", error=why, calls=len(batch))

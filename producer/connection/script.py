@@ -1,10 +1,11 @@
 """Lua scripts as calls: loaded when the server does not know them, pipelined where there are several."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -71,6 +72,14 @@ class Call:
         return self._packed
 
 
+class Said(NamedTuple):
+    """Calls on their way, and the scripts that are loaded before them."""
+
+    calls: Sequence[Call]
+    loading: Sequence[Script]
+    replies: "asyncio.Future[list[Any]]"
+
+
 class ScriptRunner:
     """Runs calls over one line."""
 
@@ -96,26 +105,37 @@ class ScriptRunner:
             redis.exceptions.RedisError: the connection broke, or a script could not be loaded; some of the calls may
                 have been carried out.
         """
-        results = await self._pipeline(calls)
+        return await self.results(self.say(calls))
+
+    def say(self, calls: Sequence[Call]) -> Said:
+        """Send all at once; `results` waits for what comes back."""
+        scripts = {call.script.sha: call.script for call in calls}
+        return self._say(calls, scripts.values(), [call.packed() for call in calls])
+
+    async def results(self, said: Said) -> list[Any]:
+        """Return what `run` does of calls that were said."""
+        calls, results = said.calls, await self._replies(said)
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:
             self.forget()
-            again = await self._pipeline([calls[index] for index in unknown])
+            again = await self._replies(self.say([calls[index] for index in unknown]))
             for index, result in zip(unknown, again, strict=True):
                 results[index] = result
         return results
 
     async def run_packed(self, scripts: Iterable[Script], calls: Sequence[bytes]) -> list[Any]:
         """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""
+        return await self._replies(self._say((), scripts, calls))
+
+    def _say(self, calls: Sequence[Call], scripts: Iterable[Script], packed: Sequence[bytes]) -> Said:
         loading = [script for script in scripts if script.sha not in self._loaded]
-        packed = [pack("SCRIPT", "LOAD", script.text) for script in loading]
-        replies = await self._line.send([*packed, *calls])
-        for script, reply in zip(loading, replies, strict=False):
+        loads = [pack("SCRIPT", "LOAD", script.text) for script in loading]
+        return Said(calls, loading, self._line.send([*loads, *packed]))
+
+    async def _replies(self, said: Said) -> list[Any]:
+        replies = await said.replies
+        for script, reply in zip(said.loading, replies, strict=False):
             if isinstance(reply, Exception):
                 raise reply
             self._loaded.add(script.sha)
-        return replies[len(loading) :]
-
-    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        scripts = {call.script.sha: call.script for call in calls}
-        return await self.run_packed(scripts.values(), [call.packed() for call in calls])
+        return replies[len(said.loading) :]

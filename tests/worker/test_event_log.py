@@ -28,6 +28,9 @@ class SlowWriter:
         self.add(asked)
         return asked.future
 
+    def hurry(self) -> None:
+        """The test says when something is sent."""
+
     def add(self, pending: Pending) -> None:
         self.announced.append(pending)
 

@@ -52,16 +52,21 @@ class Peer:
     def forget(self) -> None:
         """It knows no scripts."""
 
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
+    def say(self, calls: Sequence[Call]) -> "asyncio.Future[list[Any]]":
         names = [call.keys[0] for call in calls]
-        return await self._take(names)
+        self.pipelines.put_nowait(names)
+        return asyncio.ensure_future(self._answers(names))
+
+    async def results(self, said: "asyncio.Future[list[Any]]") -> list[Any]:
+        return await said
 
     async def run_packed(self, scripts: Sequence[Script], calls: Sequence[bytes]) -> list[Any]:
         assert scripts
-        return await self._take([_command(call)[3].decode() for call in calls])
-
-    async def _take(self, names: list[str]) -> list[Any]:
+        names = [_command(call)[3].decode() for call in calls]
         self.pipelines.put_nowait(names)
+        return await self._answers(names)
+
+    async def _answers(self, names: list[str]) -> list[Any]:
         reply = await self.replies.get()
         if isinstance(reply, Exception):
             raise reply
@@ -107,6 +112,38 @@ async def test_the_first_call_goes_at_once_and_the_rest_together(writer: Writer,
     assert await peer.pipelines.get() == ["b", "c", "d"]
     peer.replies.put_nowait({})
     assert await asyncio.gather(first, *others) == [b"a", b"b", b"c", b"d"]
+
+
+async def test_an_idle_writer_that_is_hurried_writes_in_the_same_step(writer: Writer, peer: Peer) -> None:
+    await written(writer, peer, "first")  # it has met the server
+    await asyncio.sleep(0)  # and waits again
+    hurried = writer.submit(call("a"))
+    writer.hurry()
+    assert peer.pipelines.get_nowait() == ["a"]
+    later = writer.submit(call("b"))
+    writer.hurry()
+    assert peer.pipelines.empty()  # one is on its way
+    peer.replies.put_nowait({})
+    assert await hurried == b"a"
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+    assert await later == b"b"
+
+
+async def test_what_was_written_in_a_hurry_is_written_again_when_its_reply_is_lost(
+    writer: Writer, peer: Peer
+) -> None:
+    await written(writer, peer, "first")
+    await asyncio.sleep(0)
+    hurried = writer.submit(call("a"))
+    writer.hurry()
+    later = writer.submit(call("b"))
+    sent = []
+    for reply in (RedisConnectionError("gone"), {}, {}):
+        peer.replies.put_nowait(reply)
+        sent.append(await peer.pipelines.get())
+    assert sent == [["a"], ["a"], ["b"]]
+    assert await asyncio.gather(hurried, later) == [b"a", b"b"]
 
 
 async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
