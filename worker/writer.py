@@ -76,8 +76,7 @@ class Writer:
     def hurry(self) -> None:
         """Send what waits now, where nothing is on its way: the caller's step has nothing to add to it."""
         if self._is_idle and self._has_met_server and self._line.is_open and not self._is_careful:
-            batch = self._take() if self._waiting else []
-            if batch:
+            if batch := self._take():
                 self._is_idle = False
                 self._begun = batch, self._say(batch)
 
@@ -102,11 +101,12 @@ class Writer:
                 await self._rest()
 
     def _take(self) -> list[Pending]:
-        """Put a pipeline together: at least one call, and no more than a slow link carries in time."""
+        """Put a pipeline together: no more than a slow link carries in time; nothing, where nothing is left to say."""
         batch: list[Pending] = []
         looked_at = size = 0
         # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
-        most = 1 if self._is_careful or self._waiting[0].is_suspect else MAX_CALLS
+        alone = self._is_careful or any(pending.is_suspect for pending in self._waiting[:1])
+        most = 1 if alone else MAX_CALLS
         for pending in self._waiting:
             if len(batch) == most:
                 break

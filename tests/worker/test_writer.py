@@ -146,6 +146,21 @@ async def test_what_was_written_in_a_hurry_is_written_again_when_its_reply_is_lo
     assert await asyncio.gather(hurried, later) == [b"a", b"b"]
 
 
+class Withdrawn(Pending):
+    """Has nothing to say any more when its turn comes."""
+
+
+async def test_a_hurry_that_finds_nothing_to_say_does_not_break_the_writer(
+    writer: Writer, peer: Peer
+) -> None:
+    await written(writer, peer, "first")
+    await asyncio.sleep(0)
+    writer.add(Withdrawn())
+    writer.hurry()
+    await asyncio.sleep(0)  # the writer looks, too
+    await written(writer, peer, "a")
+
+
 async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
     writer: Writer, peer: Peer
 ) -> None:
