@@ -75,10 +75,10 @@ class Writer:
 
     def hurry(self) -> None:
         """Send what waits now, where nothing is on its way: the caller's step has nothing to add to it."""
-        if self._is_idle and self._has_met_server and self._line.is_open and not self._is_careful:
-            if batch := self._take():
-                self._is_idle = False
-                self._begun = batch, self._say(batch)
+        can_write = self._is_idle and self._has_met_server and self._line.is_open and not self._is_careful
+        if can_write and (batch := self._take()):
+            self._is_idle = False
+            self._begun = batch, self._say(batch)
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
