@@ -5,13 +5,13 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Url
-from producer.connection.line import HandedOver, new_reply_reader, pack, replies_in
+from producer.connection.conversation import Conversation
+from producer.connection.line import pack
 from producer.connection.tasks import end
 from producer.errors import Unavailable
 from producer.seat import Room, Seat
@@ -32,7 +32,7 @@ class Listener:
         self._timeout = timeout
         self._rooms: dict[bytes, Room] = {}
         self._acks_due: Counter[bytes] = Counter()
-        self._conversation: _Conversation | None = None
+        self._conversation: _Channels | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
         self._closed = False
@@ -96,12 +96,12 @@ class Listener:
         if self._rooms.get(room.channel) is room:
             del self._rooms[room.channel]
             if self._conversation is not None:
-                self._conversation.say("UNSUBSCRIBE", room.channel)
+                self._conversation.tell("UNSUBSCRIBE", room.channel)
 
     def _subscribe(self, name: bytes) -> None:
         if self._conversation is not None:  # otherwise it is said when there is one
             self._acks_due[name] += 1
-            self._conversation.say("SUBSCRIBE", name)
+            self._conversation.tell("SUBSCRIBE", name)
 
     def _acknowledge(self, name: bytes) -> None:
         # A channel that was left and joined again quickly has two acknowledgements under way,
@@ -129,16 +129,18 @@ class Listener:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _connect(self) -> "_Conversation":
+    async def _connect(self) -> "_Channels":
         connection = self._url.new_connection()
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()
-            return _Conversation.over(connection, self._hear)
+            conversation = _Channels(self._hear)
+            conversation.begin(connection)
+            return conversation
         finally:
             await connection.disconnect(nowait=True)  # of no effect once it was handed over
 
-    async def _converse(self, conversation: "_Conversation") -> None:
+    async def _converse(self, conversation: "_Channels") -> None:
         self._conversation = conversation
         self._acks_due.clear()
         for name in self._rooms:
@@ -150,10 +152,10 @@ class Listener:
                 if conversation.lost.done():
                     raise conversation.lost.result()
                 silent = 0 if conversation.has_spoken() else silent + 1
-                conversation.say("PING")
+                conversation.tell("PING")
         finally:
             self._conversation = None
-            conversation.close()
+            conversation.lose(RedisConnectionError("it was closed here"))
         raise RedisConnectionError(f"no sign of life for {_SILENT_INTERVALS * _PING_INTERVAL:g} s")
 
     def _hear(self, replies: Iterable[Any]) -> None:
@@ -173,63 +175,27 @@ class Listener:
                 room.hand_out(published)
 
 
-class _Conversation(asyncio.Protocol):
-    """What is said over one connection, from its handshake to its end: ``lost`` becomes what ended it."""
+class _Channels(Conversation):
+    """What is said and heard of channels over one connection: ``lost`` becomes what ended it."""
 
     def __init__(self, hear: Callable[[Iterable[Any]], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[Exception] = loop.create_future()
+        super().__init__()
+        self.lost: asyncio.Future[Exception] = self.loop.create_future()
         self._hear = hear
-        self._reader = new_reply_reader()
-        self._connection: HandedOver | None = None
         self._has_spoken = False
-        self._unsaid: list[bytes] = []
-        self._loop = loop
 
-    @classmethod
-    def over(cls, connection: AbstractConnection, hear: Callable[[Iterable[Any]], None]) -> Self:
-        """Begin one over an open connection, which is taken from redis-py."""
-        made = cls(hear)
-        made._connection = HandedOver(connection, made)
-        if made._connection.transport.is_closing():
-            made.connection_lost(None)
-        return made
-
-    def say(self, *command: str | bytes) -> None:
-        """Send a command; what is said in one step of the loop is written together."""
-        if not self._unsaid:
-            self._loop.call_soon(self._write)
-        self._unsaid.append(pack(*command))
+    def tell(self, *command: str | bytes) -> None:
+        """Send a command."""
+        self.say([pack(*command)])
 
     def has_spoken(self) -> bool:
         """Return whether anything came since this was asked last."""
         has_spoken, self._has_spoken = self._has_spoken, False
         return has_spoken
 
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-
-    def _write(self) -> None:
-        unsaid, self._unsaid = self._unsaid, []
-        if self._connection is not None and not self.lost.done():
-            self._connection.transport.write(b"".join(unsaid))
-
-    # -- asyncio calls these -------------------------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
+    def hear(self, replies: Iterable[Any]) -> None:
         self._has_spoken = True
-        self._reader.feed(data)
-        try:
-            self._hear(replies_in(self._reader))
-        except Exception as error:  # noqa: BLE001 - whatever it is: another connection is made
-            self._lose(error)
+        self._hear(replies)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(exc or RedisConnectionError("it was closed by the server"))
-
-    def _lose(self, error: Exception) -> None:
-        if not self.lost.done():
-            self.lost.set_result(error)
-            self.close()
+    def ended(self, error: Exception) -> None:
+        self.lost.set_result(error)

@@ -11,56 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from producer.connection.conversation import Conversation
 from producer.connection.url import Url
 
 Arg = str | bytes | int
-
-_INCOMPLETE = object()
 
 
 def pack(*args: Arg) -> bytes:
     """Return a command as the bytes that are sent."""
     packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub knows tuples of one only
     return packed
-
-
-def new_reply_reader() -> hiredis.Reader:
-    """Return a parser of replies; errors are those of redis-py, whole ones come from `replies_in`."""
-    return hiredis.Reader(
-        protocolError=RedisConnectionError,
-        replyError=DefaultParser.parse_error,
-        notEnoughData=_INCOMPLETE,
-    )
-
-
-def replies_in(reader: hiredis.Reader) -> Iterable[Any]:
-    """Yield the replies that are whole.
-
-    Raises:
-        redis.exceptions.ConnectionError: what came is not the protocol.
-    """
-    while (reply := reader.gets()) is not _INCOMPLETE:
-        yield reply
-
-
-class HandedOver:
-    """An open connection's transport, taken from redis-py, and given to ``protocol``."""
-
-    def __init__(self, connection: AbstractConnection, protocol: asyncio.Protocol) -> None:
-        # There is no public way to it. redis-py forgets the two, or it would close them when it is collected.
-        stream = connection._writer  # noqa: SLF001
-        assert stream is not None, "it is open"
-        self._stream = stream  # which would close the transport when it is collected
-        connection._reader = connection._writer = None  # noqa: SLF001
-        self.transport: asyncio.WriteTransport = self._stream.transport
-        self.transport.set_protocol(protocol)
-
-    def close(self) -> None:
-        """Close the connection without waiting for what was not sent yet."""
-        self.transport.abort()
 
 
 class Line:
@@ -75,7 +37,7 @@ class Line:
         self._url = url
         self._connect_timeout = connect_timeout
         self._connecting = asyncio.Lock()
-        self._conversation: _Conversation | None = None
+        self._conversation: _Exchanges | None = None
 
     @property
     def is_open(self) -> bool:
@@ -102,8 +64,8 @@ class Line:
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
-            self._conversation = _Conversation()
-            self._conversation.begin(HandedOver(connection, self._conversation))
+            self._conversation = _Exchanges()
+            self._conversation.begin(connection)
             return True
 
     def send(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
@@ -118,7 +80,7 @@ class Line:
         elif not commands:
             future.set_result([])
         else:
-            self._conversation.say(commands, future)
+            self._conversation.ask(commands, future)
         return future
 
     async def ask(self, *args: Arg) -> Any:
@@ -135,7 +97,7 @@ class Line:
     def close(self) -> None:
         """Close; whoever waits for replies is told that they are lost."""
         if self._conversation is not None:
-            self._conversation.lose("it was closed here")
+            self._conversation.lose(RedisConnectionError("it was closed here"))
 
 
 @dataclass(slots=True)
@@ -147,58 +109,28 @@ class _Exchange:
     replies: list[Any] = field(default_factory=list)
 
 
-class _Conversation(asyncio.Protocol):
-    """What is said over one connection, from its handshake to its end."""
+class _Exchanges(Conversation):
+    """Commands and their replies, over one connection."""
 
     def __init__(self) -> None:
-        self.is_over = False
-        self._connection: HandedOver | None = None
-        self._reader = new_reply_reader()
+        super().__init__()
         self._expected: deque[_Exchange] = deque()
-        self._unwritten: list[bytes] = []
-        self._has_written = False
-        self._loop = asyncio.get_running_loop()
         self._waits_since = 0.0
 
     @property
     def silence(self) -> float:
-        return self._loop.time() - self._waits_since if self._expected and not self.is_over else 0.0
+        return self.loop.time() - self._waits_since if self._expected and not self.is_over else 0.0
 
-    def begin(self, connection: HandedOver) -> None:
-        self._connection = connection
-        if connection.transport.is_closing():
-            self.lose("it was closed by the server")
-
-    def say(self, commands: Sequence[bytes], future: "asyncio.Future[list[Any]]") -> None:
+    def ask(self, commands: Sequence[bytes], future: "asyncio.Future[list[Any]]") -> None:
         if not self._expected:
-            self._waits_since = self._loop.time()
+            self._waits_since = self.loop.time()
         self._expected.append(_Exchange(len(commands), future))
-        if self._has_written:
-            self._unwritten += commands
-            return
-        # An idle line writes at once. What others say in this same step of the loop is written together, after it.
-        self._has_written = True
-        self._loop.call_soon(self._write_rest)
-        self._write(commands)
+        self.say(commands)
 
-    def _write_rest(self) -> None:
-        unwritten, self._unwritten = self._unwritten, []
-        self._has_written = False
-        if unwritten and not self.is_over:
-            self._write(unwritten)
-
-    def _write(self, commands: Sequence[bytes]) -> None:
-        assert self._connection is not None, "nobody knows of a conversation that has not begun"
-        self._connection.transport.write(b"".join(commands))
-
-    def data_received(self, data: bytes) -> None:
-        self._waits_since = self._loop.time()
-        self._reader.feed(data)
-        try:
-            for reply in replies_in(self._reader):
-                self._take(reply)
-        except RedisConnectionError as error:
-            self.lose(str(error))
+    def hear(self, replies: Iterable[Any]) -> None:
+        self._waits_since = self.loop.time()
+        for reply in replies:
+            self._take(reply)
 
     def _take(self, reply: Any) -> None:
         if not self._expected:
@@ -210,16 +142,8 @@ class _Conversation(asyncio.Protocol):
             if not exchange.future.done():
                 exchange.future.set_result(exchange.replies)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lose(str(exc or "it was closed by the server"))
-
-    def lose(self, why: str) -> None:
-        if self.is_over:
-            return
-        self.is_over = True
-        if self._connection is not None:
-            self._connection.close()
+    def ended(self, error: Exception) -> None:
         expected, self._expected = self._expected, deque()
         for exchange in expected:
             if not exchange.future.done():
-                exchange.future.set_exception(RedisConnectionError(f"the connection was lost: {why}"))
+                exchange.future.set_exception(RedisConnectionError(f"the connection was lost: {error}"))
