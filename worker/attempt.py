@@ -91,16 +91,14 @@ class Attempt:
         """
         data = encode_chunk(f"{self.id}-{self._next_seq}", text)
         self._next_seq += 1
-        self._waiting.append(data)
-        size = len(data)
-        self.waiting_bytes += size
-        self.has_output = True
-        return size
+        return self.put(data)
 
-    def put(self, event: bytes) -> None:
-        """Add an encoded event to what waits."""
+    def put(self, event: bytes) -> int:
+        """Add an encoded event to what waits, and return its size."""
         self._waiting.append(event)
-        self.waiting_bytes += len(event)
+        size = len(event)
+        self.waiting_bytes += size
+        return size
 
     def take_frame(self) -> tuple[str, bytes] | None:
         """Take as many events as one frame may hold; return the last one's id and the frame, None if none waits."""

@@ -60,15 +60,13 @@ class EventLog:
         except WireError:
             attempt.take_back_id()
             raise
-        self._put(attempt, data)
+        self._added(attempt, attempt.put(data))
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
         if attempt.lost or attempt.sealed:
             _check_open(attempt)
-        self._unwritten_bytes += attempt.put_chunk(text)
-        if not (attempt.is_announced or attempt.bytes_on_their_way):
-            self._announce(attempt)
+        self._added(attempt, attempt.put_chunk(text))
 
     def hurry(self) -> None:
         """Let what was appended go at once, if the writer is idle: there is no more of it for the moment."""
@@ -120,9 +118,8 @@ class EventLog:
         due = "" if end.due_ms is None else end.due_ms
         return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
-    def _put(self, attempt: Attempt, data: bytes) -> None:
-        attempt.put(data)
-        self._unwritten_bytes += len(data)
+    def _added(self, attempt: Attempt, size: int) -> None:
+        self._unwritten_bytes += size
         if not (attempt.is_announced or attempt.bytes_on_their_way):
             self._announce(attempt)
 

@@ -16,6 +16,8 @@ from worker.providers.errors import TimedOut
 from worker.providers.part_stream import PartStream
 from worker.providers.registry import Timeouts
 
+_CANCEL_AGAIN = 0.3  # seconds after which a task that did not heed its cancel is cancelled again
+
 
 async def relay(
     parts: AsyncIterator[base.Part], attempt: Attempt, log: EventLog, timeouts: Timeouts
@@ -27,8 +29,9 @@ async def relay(
         LeaseLost: the job has another owner.
     """
     answer = _Answer(attempt, log)
-    async with _closing(parts), _Clock(timeouts) as clock:
-        read = _reader_of(parts)
+    iterator = aiter(parts)  # once: it may be a new one each time
+    read = _reader_of(iterator)
+    async with _closing(parts), _closing(iterator), _Clock(timeouts) as clock:
         while some := await read():
             for part in some:
                 answer.add(part)
@@ -40,12 +43,10 @@ async def relay(
     return answer.end()
 
 
-def _reader_of(parts: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequence[base.Part]]]:
+def _reader_of(iterator: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequence[base.Part]]]:
     """Return what awaits the parts that are ready: all that came with one read, where the provider can tell."""
-    if isinstance(parts, PartStream):
-        return parts.read
-
-    iterator = aiter(parts)  # once: it may be a new one each time
+    if isinstance(iterator, PartStream):
+        return iterator.read
 
     async def read() -> Sequence[base.Part]:
         try:
@@ -54,9 +55,6 @@ def _reader_of(parts: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequen
             return ()
 
     return read
-
-
-_CANCEL_AGAIN = 0.3  # seconds
 
 
 class _Clock:
@@ -187,6 +185,7 @@ class _Answer:
     def _add_text(self, text: str) -> None:
         for piece in _pieces(text):
             self._log.append_chunk(self._attempt, piece)
+            self._attempt.has_output = True
             self._chars += len(piece)
 
     def _add_reasoning(self, text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from tests.worker.test_relay import Relayed, limits, texts
+from worker.attempt import LeaseLost
 from worker.outcome import Answered
 from worker.providers.errors import TimedOut
 
@@ -16,17 +17,29 @@ class Fresh:
     """Begins anew whenever it is asked for an iterator."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = 0
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        for text in "abc":
-            yield text
+        try:
+            for text in "abc":
+                yield text
+        finally:
+            self.closed += 1
 
 
 async def test_an_answer_whose_iterator_is_another_object_is_read_once() -> None:
-    run = Relayed()
-    assert await run.of(Fresh()) == Answered("stop", 3)  # type: ignore[arg-type]
+    run, fresh = Relayed(), Fresh()
+    assert await run.of(fresh) == Answered("stop", 3)  # type: ignore[arg-type]
     assert texts(await run.events()) == ["a", "b", "c"]
+    assert fresh.closed == 1
+
+
+async def test_an_iterator_that_is_another_object_is_closed_when_the_answer_is_given_up() -> None:
+    run, fresh = Relayed(), Fresh()
+    run.attempt.lose()
+    with pytest.raises(LeaseLost):
+        await run.of(fresh)  # type: ignore[arg-type]
+    assert fresh.closed == 1
 
 
 async def test_a_provider_that_swallows_the_cancel_and_goes_on_is_ended_by_its_next_part() -> None:
