@@ -1,6 +1,7 @@
 """What the scripts here have in common: how figures are taken and shown."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,11 @@ def percentile(seconds: Sequence[float], share: float) -> float:
     """Return the value that this share of all does not exceed."""
     ordered = sorted(seconds)
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+def quantile(values: Sequence[float], percent: int) -> float:
+    """Return the value that so many percent of all do not exceed, interpolated between the two next to it."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def spread(seconds: Sequence[float]) -> str:

@@ -7,7 +7,6 @@ a job take turns, so that both meet the machine in the same state; this process 
 What a no-op job takes next to other queues is in `benchmarks.round_trip`.
 """
 
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from benchmarks.command import parse, parser
+from benchmarks.figures import quantile
 from benchmarks.peers.side import run
 from benchmarks.processes import chat_worker, one_provider, upstream
 from benchmarks.report import Bound, Report
@@ -112,10 +112,6 @@ def tell(report: Report, server: str, repeats: list[dict[str, list[Moments]]]) -
         for percent in PERCENTS:
             bound = BOUND if (name, percent) == (FIRST, 50) else None
             report.difference(server, f"{name}, p{percent}", RELAYED, DIRECT, bound)
-
-
-def quantile(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 if __name__ == "__main__":

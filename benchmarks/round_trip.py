@@ -11,6 +11,7 @@ import statistics
 from collections import defaultdict
 
 from benchmarks.command import parse, parser
+from benchmarks.figures import quantile
 from benchmarks.report import Bound, Report
 from benchmarks.servers import Server, started
 from benchmarks.sides import Side, answering, ask, chosen, compare, empty, note_sides
@@ -49,13 +50,9 @@ def tell(report: Report, server: str, taken: dict[str, list[list[float]]]) -> No
     medians = {name: [statistics.median(seconds) for seconds in repeats] for name, repeats in taken.items()}
     for name, repeats in taken.items():
         for percent in PERCENTS:
-            values = [1000 * percentile(seconds, percent) for seconds in repeats]
+            values = [1000 * quantile(seconds, percent) for seconds in repeats]
             report.add(server, name, f"p{percent}", "ms", values)
     compare(report, server, "p50", medians, BOUND)
-
-
-def percentile(seconds: list[float], percent: int) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
 
 if __name__ == "__main__":
