@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -118,6 +119,20 @@ async def redis(server: Server) -> AsyncIterator[Redis]:
 async def producer(server: Server, prefix: str) -> AsyncIterator[Producer]:
     async with Producer(server.url, prefix=prefix) as client:
         yield client
+
+
+@pytest.fixture
+def shell(valkey: Server, prefix: str) -> dict[str, str]:
+    """The variables with which every command finds the server and the prefix."""
+    return {"CHAT_REDIS_URL": valkey.url, "CHAT_PREFIX": prefix}
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> str:
+    """A configuration with a provider that waits at a gate between its two words."""
+    path = tmp_path / "providers.toml"
+    path.write_text('[providers.gated]\nkind = "tests.support.foreign:Gated"\n')
+    return str(path)
 
 
 StartWorker = Callable[..., Awaitable[Worker]]

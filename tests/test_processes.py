@@ -16,27 +16,12 @@ from tests.support.processes import PRODUCER, WORKER, Running, run, running, wit
 from tests.support.servers import Server
 
 SECRET = "hunter2-is-no-good-password"
-GATED = '[providers.gated]\nkind = "tests.support.foreign:Gated"\n'
 FAST_TAKE_OVER = ["--lease", "0.6", "--sweep", "0.2"]
 
 PATIENT = ["--grace", "60"]
 
 # A supervisor that leads a process group, as one does that a shell has started.
 IN_A_GROUP = [sys.executable, "-c", "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"]
-
-
-@pytest.fixture
-def shell(valkey: Server, prefix: str) -> dict[str, str]:
-    """The variables with which every command finds the server and the prefix."""
-    return {"CHAT_REDIS_URL": valkey.url, "CHAT_PREFIX": prefix}
-
-
-@pytest.fixture
-def gated(tmp_path: Path) -> str:
-    """A configuration with a provider that waits at a gate between its two words."""
-    path = tmp_path / "providers.toml"
-    path.write_text(GATED)
-    return str(path)
 
 
 @pytest.fixture

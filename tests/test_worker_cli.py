@@ -30,21 +30,6 @@ from tests.support.servers import Server
 from worker.cli import app
 
 SECRET = "hunter2-is-no-good-key"
-GATED = '[providers.gated]\nkind = "tests.support.foreign:Gated"\n'
-
-
-@pytest.fixture
-def shell(valkey: Server, prefix: str) -> dict[str, str]:
-    """The variables with which `chat-producer` finds the server and the prefix."""
-    return {"CHAT_REDIS_URL": valkey.url, "CHAT_PREFIX": prefix}
-
-
-@pytest.fixture
-def gated(tmp_path: Path) -> str:
-    """A configuration with a provider that waits at a gate between its two words."""
-    path = tmp_path / "providers.toml"
-    path.write_text(GATED)
-    return str(path)
 
 
 def one_line(ended: Ended) -> str:

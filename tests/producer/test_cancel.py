@@ -25,6 +25,7 @@ from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
 from tests.support.scribe import Scribe
+from tests.support.transcripts import events_of
 from worker.providers.registry import Provider, Registry
 
 
@@ -33,10 +34,6 @@ async def until_it_speaks(producer: Producer, job_id: str) -> None:
     async for event in producer.subscribe(job_id):
         if event.type == "chunk":
             return
-
-
-async def events_of(producer: Producer, job_id: str) -> list[object]:
-    return [event async for event in producer.subscribe(job_id)]
 
 
 async def test_a_waiting_job_ends_at_once_without_any_worker(producer: Producer) -> None:

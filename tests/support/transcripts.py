@@ -7,6 +7,7 @@ from producer.wire.events import (
     Cancelled,
     Chunk,
     Done,
+    EventId,
     Failed,
     Reasoning,
     Started,
@@ -21,6 +22,16 @@ async def events_of(producer: Producer, job_id: str, after: str | None = None) -
     """Every event to the terminal one."""
     async with asyncio.timeout(PATIENCE):
         return [event async for event in producer.subscribe(job_id, after)]
+
+
+async def starts_of(producer: Producer, job_id: str) -> list[Started]:
+    """Every beginning of an attempt."""
+    return [event for event in await events_of(producer, job_id) if isinstance(event, Started)]
+
+
+def attempt_of(event: Event) -> int:
+    """The server's time at the attempt's claim, in ms."""
+    return EventId.parse(event.id).attempt
 
 
 async def transcript(producer: Producer, job_id: str, after: str | None = None) -> list[str]:

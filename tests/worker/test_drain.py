@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import Event, Producer, Started, Waiting
+from producer import Producer, Started, Waiting
 from producer.status import server_ms
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
+from tests.support.holders import holders
+from tests.support.transcripts import attempt_of, events_of, starts_of
 from worker.providers.registry import Provider, Registry
 
 LONG = 60.0  # seconds: nobody's lease ends, and nobody sweeps, while a test runs
@@ -20,23 +22,6 @@ LONG = 60.0  # seconds: nobody's lease ends, and nobody sweeps, while a test run
 
 async def is_past(redis: Redis, instant_ms: float) -> bool:
     return await server_ms(redis) > instant_ms
-
-
-async def holders(redis: Redis, keys: Keys) -> dict[str, str]:
-    pending = await redis.xpending_range(keys.jobs("default"), GROUP, "-", "+", 1000)
-    return {one["message_id"].decode(): one["consumer"].decode() for one in pending}
-
-
-async def events_of(producer: Producer, job_id: str) -> list[Event]:
-    return [event async for event in producer.subscribe(job_id)]
-
-
-async def starts_of(producer: Producer, job_id: str) -> list[Started]:
-    return [event for event in await events_of(producer, job_id) if isinstance(event, Started)]
-
-
-def attempt_of(event: Event) -> int:
-    return int(event.id.partition("-")[0])
 
 
 async def test_leases_are_renewed_as_long_as_an_answer_is_being_finished(

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from producer import Chunk, Event, Producer, Started
+from producer import Chunk, Producer, Started
 from producer.connection import Line, Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import GROUP, Keys
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
+from tests.support.transcripts import events_of
 from tests.worker.test_fence import claimed, done, started
 from worker import writer as writer_module
 from worker.entry_reader import EntryReader
@@ -85,10 +86,6 @@ async def restarted(own: OwnServer, *, without_what_came_after: int | None = Non
         own.lose_since(without_what_came_after)
     yield
     await own.start()
-
-
-async def events_of(producer: Producer, job_id: str) -> list[Event]:
-    return [event async for event in producer.subscribe(job_id)]
 
 
 async def test_frames_that_a_restart_lost_are_written_again_once_and_in_their_order(

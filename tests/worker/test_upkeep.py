@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from producer import Event, Producer, Started
+from producer import Producer
 from producer.connection.tasks import end
 from producer.status import server_ms
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
+from tests.support.holders import holders
 from tests.support.servers import Server
+from tests.support.transcripts import attempt_of, events_of, starts_of
 from tests.worker.conftest import MakeUpkeep
 from worker.entry_reader import EntryReader
 from worker.holdings import Entry
@@ -29,24 +31,6 @@ async def taken_by_the_dead(redis: Redis, keys: Keys, count: int = 1, queue: str
     ids = [entry_id.decode() for entry_id, _ in reply[0][1]]
     assert len(ids) == count
     return ids
-
-
-async def holders(redis: Redis, keys: Keys) -> dict[str, str]:
-    pending = await redis.xpending_range(keys.jobs("default"), GROUP, "-", "+", 1000)
-    return {one["message_id"].decode(): one["consumer"].decode() for one in pending}
-
-
-async def events_of(producer: Producer, job_id: str) -> list[Event]:
-    return [event async for event in producer.subscribe(job_id)]
-
-
-async def starts_of(producer: Producer, job_id: str) -> list[Started]:
-    return [event for event in await events_of(producer, job_id) if isinstance(event, Started)]
-
-
-def attempt_of(event: Event) -> int:
-    """The server's time at the attempt's claim, in ms."""
-    return int(event.id.partition("-")[0])
 
 
 @pytest.fixture
