@@ -3,12 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from producer import link as link_module
 from producer.connection import Url
 from producer.errors import Unavailable
 from producer.link import Link
+from producer.seat import Seat
+from producer.subscription import Subscription
+from producer.wire.keys import Keys
 from tests.support.peer import command_from, peer
 
 PONG = b"+PONG\r\n"
@@ -88,3 +93,29 @@ async def test_what_is_asked_while_the_client_is_closed_leaves_no_connection() -
             await asked
         async with asyncio.timeout(5):
             await ended.wait()
+
+
+class EmptySeats:
+    """In place of a listener: the channel is subscribed to at once, and nothing comes over it."""
+
+    async def join(self, channel: str) -> Seat:
+        return Seat()
+
+
+async def test_many_readers_of_a_silent_server_all_give_up_when_their_patience_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not each a time limit later than the one before it, though one look at a time is taken."""
+    monkeypatch.setattr(link_module, "_READS_AT_ONCE", 1)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def read(link: Link, number: int) -> None:
+        listener: Any = EmptySeats()
+        reader = Subscription(f"j{number}", keys=Keys(), link=link, listener=listener, patience=0.1)
+        with pytest.raises(Unavailable):
+            await anext(reader)
+
+    async with peer(silent) as url, link_to(url, 0.2) as link, asyncio.timeout(5):
+        await asyncio.gather(*(read(link, number) for number in range(100)))
