@@ -57,8 +57,7 @@ class Seat:
             self.miss()
             return
         self._frames.append(frame)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def miss(self) -> None:
         """Say that frames may have been missed; what waits here is in the log as well."""

@@ -187,9 +187,8 @@ class Registry:
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
-        self._first_serving = lru_cache(maxsize=1024)(
-            self._find_serving
-        )  # jobs name few models, again and again
+        # Jobs name few models, again and again.
+        self._first_serving = lru_cache(maxsize=1024)(self._find_serving)
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
