@@ -91,7 +91,10 @@ class Attempt:
         """
         data = encode_chunk(f"{self.id}-{self._next_seq}", text)
         self._next_seq += 1
-        return self.put(data)
+        self._waiting.append(data)
+        size = len(data)
+        self.waiting_bytes += size
+        return size
 
     def put(self, event: bytes) -> int:
         """Add an encoded event to what waits, and return its size."""

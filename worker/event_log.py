@@ -66,11 +66,9 @@ class EventLog:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
         if attempt.lost or attempt.sealed:
             _check_open(attempt)
-        self._added(attempt, attempt.put_chunk(text))
-
-    def hurry(self) -> None:
-        """Let what was appended go at once, if the writer is idle: there is no more of it for the moment."""
-        self._writer.hurry()
+        self._unwritten_bytes += attempt.put_chunk(text)
+        if not (attempt.is_announced or attempt.bytes_on_their_way):
+            self._announce(attempt)
 
     async def flush(self, attempt: Attempt) -> None:
         """Wait until all that was appended is in the log.

@@ -21,7 +21,7 @@ class RecentCalls:
     def __init__(self) -> None:
         self._replies: deque[tuple[float, int, list[bytes]]] = deque()
         self._bytes = 0
-        self._scripts: dict[str, Script] = {}
+        self._scripts: set[Script] = set()
 
     def add(self, calls: Sequence[Call], now: float) -> None:
         """Remember calls that were acknowledged together."""
@@ -29,8 +29,7 @@ class RecentCalls:
         size = sum(map(len, packed))
         self._replies.append((now, size, packed))
         self._bytes += size
-        for call in calls:
-            self._scripts[call.script.sha] = call.script
+        self._scripts.update([call.script for call in calls])
 
     def forget_the_old(self, now: float) -> None:
         """Forget what is older than the last moments; called whenever the server was heard of."""
@@ -42,6 +41,6 @@ class RecentCalls:
         """Return what is remembered, packed."""
         return [call for _, _, packed in self._replies for call in packed]
 
-    def scripts(self) -> list[Script]:
+    def scripts(self) -> set[Script]:
         """Return all scripts that the calls may need."""
-        return list(self._scripts.values())
+        return self._scripts

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,12 +30,9 @@ async def relay(
     """
     answer = _Answer(attempt, log)
     iterator = aiter(parts)  # once: it may be a new one each time
-    read = _reader_of(iterator)
     async with _closing(parts), _closing(iterator), _Clock(timeouts) as clock:
-        while some := await read():
-            for part in some:
-                answer.add(part)
-            log.hurry()
+        async for some in _reads_of(iterator):
+            answer.add(some)
             if log.is_full(attempt):
                 with clock.stopped():  # it is Redis that we wait for, not the provider
                     await log.flush(attempt)
@@ -43,18 +40,22 @@ async def relay(
     return answer.end()
 
 
-def _reader_of(iterator: AsyncIterator[base.Part]) -> Callable[[], Awaitable[Sequence[base.Part]]]:
-    """Return what awaits the parts that are ready: all that came with one read, where the provider can tell."""
-    if isinstance(iterator, PartStream):
-        return iterator.read
+def _reads_of(iterator: AsyncIterator[base.Part]) -> AsyncIterator[Sequence[base.Part]]:
+    """Return the parts as they become ready: all that came with one read, where the provider can tell."""
+    return iterator.reads() if isinstance(iterator, PartStream) else _OneByOne(iterator)
 
-    async def read() -> Sequence[base.Part]:
-        try:
-            return (await anext(iterator),)
-        except StopAsyncIteration:
-            return ()
 
-    return read
+class _OneByOne:
+    """The parts of a provider that tells them one by one. It holds nothing that would have to be closed."""
+
+    def __init__(self, iterator: AsyncIterator[base.Part]) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[base.Part]:
+        return (await anext(self._iterator),)
 
 
 class _Clock:
@@ -74,7 +75,9 @@ class _Clock:
         now = self._loop.time()
         self._end = now + timeouts.total
         self._due = min(now + timeouts.first_chunk, self._end)
+        self._between_chunks = timeouts.between_chunks
         self._started = False
+        self._has_rung = False
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
@@ -104,10 +107,11 @@ class _Clock:
         Raises:
             TimedOut: time was up, and the task did not heed it.
         """
-        if self._timeout.expired():
+        if self._has_rung:
             raise TimedOut(self._what_took_too_long())
         self._started = True
-        self._due = min(self._loop.time() + self._timeouts.between_chunks, self._end)
+        due = self._loop.time() + self._between_chunks
+        self._due = min(self._end, due)
         if self._due < self._rings_at:
             self._unset()
             self._set()
@@ -134,6 +138,7 @@ class _Clock:
             self._set()
             return
         if not self._timeout.expired():
+            self._has_rung = True
             self._timeout.reschedule(self._loop.time())
         elif self._task is not None:
             self._cancelled_again += 1
@@ -159,7 +164,20 @@ class _Answer:
         self._finish_reason = "stop"
         self._usage: dict[str, Any] | None = None
 
-    def add(self, part: base.Part) -> None:
+    def add(self, parts: Iterable[base.Part]) -> None:
+        for part in parts:
+            # Nearly all are like this, and nothing about them is to be looked at.
+            if (
+                type(part) is str
+                and part.isascii()
+                and 0 < len(part) <= MAX_TEXT_CHARS
+                and not self._text.half
+            ):
+                self._add_piece(part)
+            else:
+                self._add(part)
+
+    def _add(self, part: base.Part) -> None:
         match part:
             case str():
                 self._add_text(self._text.join(part))
@@ -184,9 +202,12 @@ class _Answer:
 
     def _add_text(self, text: str) -> None:
         for piece in _pieces(text):
-            self._log.append_chunk(self._attempt, piece)
-            self._attempt.has_output = True
-            self._chars += len(piece)
+            self._add_piece(piece)
+
+    def _add_piece(self, piece: str) -> None:
+        self._log.append_chunk(self._attempt, piece)
+        self._attempt.has_output = True
+        self._chars += len(piece)
 
     def _add_reasoning(self, text: str) -> None:
         for piece in _pieces(text):
@@ -201,18 +222,18 @@ class _Joiner:
     """Joins surrogate pairs that a service split between two chunks (``\\ud83d`` here, ``\\ude00`` there)."""
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
 
     def join(self, text: str) -> str:
-        if not self._half and (text.isascii() or _is_whole(text)):
+        if not self.half and (text.isascii() or _is_whole(text)):
             return text
-        text = self._half + text
-        self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
-        return _whole(text[: len(text) - len(self._half)])
+        text = self.half + text
+        self.half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return _whole(text[: len(text) - len(self.half)])
 
     def rest(self) -> str:
         """Half a pair that never found its other half is shown as U+FFFD."""
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return _whole(half)
 
 

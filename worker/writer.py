@@ -1,8 +1,8 @@
-"""Group commit: the scripts of all jobs that are ready go to Redis as one pipeline.
+"""Group commit: the scripts of all jobs that become ready in one step of the loop go to Redis as one pipeline.
 
-While one round trip is on its way, whatever else becomes ready waits for the next one. There is no timer and no
-delay: an idle worker writes at once, a busy one writes more at a time. When the connection breaks, all that has
-no reply is sent again, in the same order; so everything sent here must bear being said twice.
+There is no timer and no delay: an idle worker writes at once, a busy one has more to write at the end of each step.
+When the connection breaks, all that has no reply is sent again, in the same order; so everything sent here must bear
+being said twice.
 
 A server that syncs its file once a second, or a replica that takes over, may come back without what it acknowledged
 last. So what was acknowledged lately is remembered, and said again to a server that is not the one from before.
@@ -11,14 +11,15 @@ last. So what was acknowledged lately is remembered, and said again to a server 
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from producer.connection import Call, Line, Said, ScriptRunner
+from producer.connection import Call, Line, ScriptRunner
 from worker.pending import Asked, Pending
 from worker.recent_calls import RecentCalls
 from worker.refusals import is_passing
@@ -26,10 +27,10 @@ from worker.refusals import is_passing
 logger = structlog.get_logger("chatrelay.writer")
 
 MAX_CALLS = 1000
-"""Scripts in one pipeline."""
+"""Scripts that are on their way at once."""
 
 MAX_BYTES = 1024 * 1024
-"""Bytes in one pipeline, unless a single call has more."""
+"""Bytes that are on their way at once, unless a single call has more."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
 _REFUSED_PAUSE = 0.5  # seconds
@@ -38,7 +39,8 @@ _REFUSED_PAUSE = 0.5  # seconds
 class Writer:
     """The one way by which a worker changes anything in Redis.
 
-    ``line`` is its own. ``timeout``: seconds after which a pipeline without a reply counts as lost, and is sent again.
+    ``line`` is its own. ``timeout``: seconds without a word from Redis after which what is on its way counts as lost,
+    and is sent again.
     """
 
     def __init__(self, line: Line, timeout: float) -> None:
@@ -46,14 +48,17 @@ class Writer:
         self._timeout = timeout
         self._scripts = ScriptRunner(line)
         self._waiting: list[Pending] = []
+        self._said: deque[Pending] = deque()
+        self._said_bytes = 0
         self._work = asyncio.Event()
+        self._flow: asyncio.Future[None] | None = None
+        """There while calls go out as they come; done when they cannot go on so."""
+        self._is_due = False
         self._pause = _FIRST_PAUSE
         self._recent = RecentCalls()
         self._server: str | None = None
         self._has_met_server = False
         self._is_careful = False
-        self._is_idle = False
-        self._begun: tuple[list[Pending], Said] | None = None
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
@@ -71,14 +76,7 @@ class Writer:
     def add(self, pending: Pending) -> None:
         """Send it with the next pipeline, and tell it the result."""
         self._waiting.append(pending)
-        self._work.set()
-
-    def hurry(self) -> None:
-        """Send what waits now, where nothing is on its way: the caller's step has nothing to add to it."""
-        can_write = self._is_idle and self._has_met_server and self._line.is_open and not self._is_careful
-        if can_write and (batch := self._take()):
-            self._is_idle = False
-            self._begun = batch, self._say(batch)
+        self._write_soon()
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
@@ -87,62 +85,93 @@ class Writer:
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            self._is_idle = True
             await self._work.wait()
-            self._is_idle = False
-            (batch, said), self._begun = self._begun or (self._take(), None), None
-            broken_off = await self._write(batch, said) if batch else batch
-            # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
-            at = len(self._waiting) if broken_off and broken_off[0].is_suspect else 0
-            self._waiting[at:at] = broken_off
-            if not self._waiting:
-                self._work.clear()
-            if broken_off:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._meet_server()
+                await self._let_flow()
+            except (
+                RedisError,
+                OSError,
+                TimeoutError,
+            ) as error:  # of the connection: a refused call is a result
+                self._take_back(str(error) or f"no reply within {self._timeout:g} s")
                 await self._rest()
+
+    async def _let_flow(self) -> None:
+        """Let calls go out as they come, until the connection ends, or has been silent for too long."""
+        self._work.clear()
+        self._flow = asyncio.get_running_loop().create_future()
+        self._write()
+        try:
+            while not self._flow.done():
+                await asyncio.wait([self._flow], timeout=self._timeout - self._line.silence)
+                if self._line.silence >= self._timeout:
+                    raise TimeoutError
+            self._flow.result()
+        finally:
+            self._flow = None
+
+    def _write_soon(self) -> None:
+        """Write at the end of this step of the loop: whatever else it makes ready goes along."""
+        if self._flow is None:
+            self._work.set()
+        elif not self._is_due:
+            self._is_due = True
+            self._flow.get_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_due = False
+        if self._flow is None or self._flow.done():
+            self._work.set()
+        elif not self._line.is_open:
+            self._work.set()
+            self._flow.set_result(None)  # it was closed while nothing was on its way
+        else:
+            try:
+                if batch := self._take():
+                    self._scripts.say([pending.call for pending in batch if pending.call], self)
+            except Exception as bug:  # noqa: BLE001 - of whoever makes calls: `run` raises it
+                self._flow.set_exception(bug)
 
     def _take(self) -> list[Pending]:
         """Put a pipeline together: no more than a slow link carries in time; nothing, where nothing is left to say."""
         batch: list[Pending] = []
-        looked_at = size = 0
-        # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
-        alone = self._is_careful or any(pending.is_suspect for pending in self._waiting[:1])
-        most = 1 if alone else MAX_CALLS
+        looked_at = 0
+        room = self._most_at_once() - len(self._said)
         for pending in self._waiting:
-            if len(batch) == most:
+            if len(batch) >= room:
                 break
             if (call := pending.prepare()) is not None:
-                size += len(call.packed())
-                if batch and (size > MAX_BYTES or pending.is_suspect):
+                size = len(call.packed())
+                if (batch or self._said) and (self._said_bytes + size > MAX_BYTES or pending.is_suspect):
                     break
+                self._said_bytes += size
                 batch.append(pending)
             looked_at += 1
         del self._waiting[:looked_at]
+        self._said += batch
         return batch
 
-    def _say(self, batch: Sequence[Pending]) -> Said:
-        return self._scripts.say([pending.call for pending in batch if pending.call])
+    def _most_at_once(self) -> int:
+        # After a failure one call goes alone: should it be what breaks the connection, it breaks nothing else.
+        first = self._said[0] if self._said else self._waiting[0] if self._waiting else None
+        return 1 if self._is_careful or (first and first.is_suspect) else MAX_CALLS
 
-    async def _write(self, batch: Sequence[Pending], said: Said | None) -> Sequence[Pending]:
-        """Write the batch, unless it was said already; return what has to be written again, as the connection broke."""
-        met = said is not None
-        try:
-            async with asyncio.timeout(self._timeout):
-                if said is None:
-                    await self._meet_server()
-                    met = True
-                    said = self._say(batch)
-                results = await self._scripts.results(said)
-        except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
-            why = str(error) or f"no reply within {self._timeout:g} s"
-            logger.warning("redis cannot be written to, trying again", error=why, calls=len(batch))
-            self._line.close()
-            batch[0].is_suspect = batch[0].is_suspect or (met and self._is_careful)
-            self._is_careful = True
-            return _to_be_repeated(batch, why)
-        self._is_careful = False
-        self._pause = _FIRST_PAUSE
-        self._answer(batch, results)
-        return []
+    def _take_back(self, why: str) -> None:
+        """Let all that has no reply wait once more, before anything else."""
+        logger.warning("redis cannot be written to, trying again", error=why, calls=len(self._said))
+        self._line.close()
+        said, self._said, self._said_bytes = self._said, deque(), 0
+        if said:
+            said[0].is_suspect = said[0].is_suspect or self._is_careful
+        self._is_careful = True
+        repeated = _to_be_repeated(said, why)
+        # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
+        at = len(self._waiting) if repeated and repeated[0].is_suspect else 0
+        self._waiting[at:at] = repeated
+        if self._waiting:
+            self._work.set()
 
     async def _meet_server(self) -> None:
         """If the connection is a new one, see that the server at its other end knows all that it should."""
@@ -178,17 +207,44 @@ class Writer:
             for refused in filter(is_passing, results):
                 raise refused  # it cannot take them yet: nothing else may come before them
 
-    def _answer(self, batch: Sequence[Pending], results: Sequence[Any]) -> None:
+    # -- the line calls these --------------------------------------------------------------------------------
+
+    def heard(self, results: Sequence[Any]) -> None:
+        """Tell the next of those who wait their results."""
+        try:
+            self._answer(results)
+        except Exception as bug:
+            if self._flow is not None and not self._flow.done():
+                self._flow.set_exception(bug)  # `run` raises it
+            raise
+        self._is_careful = False
+        self._pause = _FIRST_PAUSE
+        if self._waiting:
+            self._write_soon()
+
+    def lost(self, error: RedisError) -> None:
+        """Take notice that what was said last has no reply."""
+        if self._flow is not None and not self._flow.done():
+            self._flow.set_exception(error)
+
+    # -- what came back --------------------------------------------------------------------------------------
+
+    def _answer(self, results: Sequence[Any]) -> None:
         now = time.monotonic()
         acknowledged: list[Call] = []
         refused: list[Pending] = []
-        for pending, result in zip(batch, results, strict=True):
+        for result in results:
+            pending = self._said.popleft()
+            assert pending.call is not None, "it was said"
+            self._said_bytes -= len(pending.call.packed())
             if not isinstance(result, RedisError):
-                if pending.remembered and pending.call is not None and _had_effect(result):
+                if pending.remembered and _had_effect(result):
                     acknowledged.append(pending.call)
                 pending.is_suspect = False
             elif is_passing(result):
-                logger.warning("redis cannot serve, writing again", error=str(result))
+                logger.warning(
+                    "redis cannot serve, writing again", error=str(self._scripts.refusal or result)
+                )
                 refused.append(pending)
                 continue
             pending.tell(result)
@@ -203,9 +259,11 @@ class Writer:
         Without memory, say, it still takes what settles, renews and releases; that is how it gets memory again.
         """
 
+        self._scripts.forget()  # it may be that it does not know them
+
         def write() -> None:
             self._waiting.extend(refused)
-            self._work.set()
+            self._write_soon()
 
         asyncio.get_running_loop().call_later(_REFUSED_PAUSE * random.uniform(0.5, 1.0), write)
 
@@ -219,7 +277,7 @@ def _had_effect(result: Any) -> bool:
     return result not in (b"lost", b"gone") and not (isinstance(result, list) and result[:1] == [b"cancel"])
 
 
-def _to_be_repeated(batch: Sequence[Pending], why: str) -> Sequence[Pending]:
+def _to_be_repeated(batch: Iterable[Pending], why: str) -> list[Pending]:
     """Tell those who want no repetition that their reply is lost; return the others."""
     for pending in batch:
         if not pending.repeated:

@@ -1,7 +1,7 @@
 """An open connection taken from redis-py, for those who speak the protocol themselves."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -25,7 +25,7 @@ class Conversation(asyncio.Protocol):
         self._unwritten: list[bytes] = []
         self._has_written = False
 
-    def hear(self, replies: Iterable[Any]) -> None:
+    def hear(self, replies: Sequence[Any]) -> None:
         """Take in all that one read brought; an error that is raised here ends the conversation."""
         raise NotImplementedError
 
@@ -74,17 +74,16 @@ class Conversation(asyncio.Protocol):
         if unwritten and not self.is_over:
             self._transport.write(b"".join(unwritten))
 
-    def _replies(self) -> Iterator[Any]:
-        while (reply := self._reader.gets()) is not _INCOMPLETE:
-            yield reply
-
     # -- asyncio calls these -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Hand on what is whole."""
         self._reader.feed(data)
+        replies = []
         try:
-            self.hear(self._replies())
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                replies.append(reply)
+            self.hear(replies)
         except Exception as error:  # noqa: BLE001 - whatever it is: another connection is made
             self.lose(error)
 

@@ -6,9 +6,8 @@ that is done per command. redis-py still makes the connection: its addresses, TL
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,6 +22,16 @@ def pack(*args: Arg) -> bytes:
     """Return a command as the bytes that are sent."""
     packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]  # its stub knows tuples of one only
     return packed
+
+
+class Listener(Protocol):
+    """Whoever wants the replies to what was said."""
+
+    def heard(self, replies: Sequence[Any]) -> None:
+        """Take the next replies, in order. They come in parts: as many as one read of the connection brought."""
+
+    def lost(self, error: RedisConnectionError) -> None:
+        """Take notice that the others will not come; what they belong to may have been carried out."""
 
 
 class Line:
@@ -75,13 +84,18 @@ class Line:
             redis.exceptions.ConnectionError: the replies are lost; some of the commands may have been carried out.
         """
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        if self._conversation is None or self._conversation.is_over:
-            future.set_exception(RedisConnectionError("there is no connection"))
-        elif not commands:
-            future.set_result([])
+        if commands:
+            self.say(commands, _Together(len(commands), future))
         else:
-            self._conversation.ask(commands, future)
+            future.set_result([])
         return future
+
+    def say(self, commands: Sequence[bytes], listener: Listener) -> None:
+        """Send packed commands, at least one; ``listener`` hears their replies as they come."""
+        if self._conversation is None or self._conversation.is_over:
+            listener.lost(RedisConnectionError("there is no connection"))
+        else:
+            self._conversation.ask(commands, listener)
 
     async def ask(self, *args: Arg) -> Any:
         """Send one command and return its reply.
@@ -100,13 +114,22 @@ class Line:
             self._conversation.lose(RedisConnectionError("it was closed here"))
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """Commands that were sent together, and the replies that came so far."""
+class _Together:
+    """Hears replies that are wanted all at once."""
 
-    count: int
-    future: "asyncio.Future[list[Any]]"
-    replies: list[Any] = field(default_factory=list)
+    def __init__(self, count: int, future: "asyncio.Future[list[Any]]") -> None:
+        self._count = count
+        self._future = future
+        self._replies: list[Any] = []
+
+    def heard(self, replies: Sequence[Any]) -> None:
+        self._replies += replies
+        if len(self._replies) == self._count and not self._future.done():
+            self._future.set_result(self._replies)
+
+    def lost(self, error: RedisConnectionError) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 class _Exchanges(Conversation):
@@ -114,36 +137,34 @@ class _Exchanges(Conversation):
 
     def __init__(self) -> None:
         super().__init__()
-        self._expected: deque[_Exchange] = deque()
+        self._expected: deque[tuple[int, Listener]] = deque()
+        """How many replies are still due to whom."""
         self._waits_since = 0.0
 
     @property
     def silence(self) -> float:
         return self.loop.time() - self._waits_since if self._expected and not self.is_over else 0.0
 
-    def ask(self, commands: Sequence[bytes], future: "asyncio.Future[list[Any]]") -> None:
+    def ask(self, commands: Sequence[bytes], listener: Listener) -> None:
         if not self._expected:
             self._waits_since = self.loop.time()
-        self._expected.append(_Exchange(len(commands), future))
+        self._expected.append((len(commands), listener))
         self.say(commands)
 
-    def hear(self, replies: Iterable[Any]) -> None:
+    def hear(self, replies: Sequence[Any]) -> None:
         self._waits_since = self.loop.time()
-        for reply in replies:
-            self._take(reply)
-
-    def _take(self, reply: Any) -> None:
-        if not self._expected:
-            raise RedisConnectionError("a reply came that nobody asked for")
-        exchange = self._expected[0]
-        exchange.replies.append(reply)
-        if len(exchange.replies) == exchange.count:
-            self._expected.popleft()
-            if not exchange.future.done():
-                exchange.future.set_result(exchange.replies)
+        taken = 0
+        while taken < len(replies):
+            if not self._expected:
+                raise RedisConnectionError("a reply came that nobody asked for")
+            due, listener = self._expected.popleft()
+            part = replies[taken : taken + due]
+            taken += len(part)
+            if len(part) < due:
+                self._expected.appendleft((due - len(part), listener))
+            listener.heard(part)
 
     def ended(self, error: Exception) -> None:
         expected, self._expected = self._expected, deque()
-        for exchange in expected:
-            if not exchange.future.done():
-                exchange.future.set_exception(RedisConnectionError(f"the connection was lost: {error}"))
+        for _, listener in expected:
+            listener.lost(RedisConnectionError(f"the connection was lost: {error}"))

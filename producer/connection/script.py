@@ -1,18 +1,19 @@
 """Lua scripts as calls: loaded when the server does not know them, pipelined where there are several."""
 
-import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
-from producer.connection.line import Arg, Line, pack
+from producer.connection.line import Arg, Line, Listener, pack
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    frozen=True, slots=True, eq=False
+)  # by identity: each is loaded once, and sets of them cost little
 class Script:
     """The text of a Lua script and the SHA-1 by which the server knows it."""
 
@@ -30,26 +31,26 @@ class Script:
         return Call(self, keys, args)
 
     def prepared(self, keys: Sequence[str]) -> "Prepared":
-        """Return what makes calls of this script on ``keys``."""
+        """Return what makes calls of this script on ``keys`` with two arguments."""
         return Prepared(self, keys)
 
 
 class Prepared:
     """A script that is called on the same keys again and again: what stays the same is packed once."""
 
-    __slots__ = ("_head", "_keys", "_script")
+    __slots__ = ("_keys", "_script", "_template")
 
     def __init__(self, script: Script, keys: Sequence[str]) -> None:
         self._script = script
         self._keys = keys
-        count, _, self._head = pack("EVALSHA", script.sha, len(keys), *keys).partition(b"\r\n")
-        assert count == b"*%d" % (3 + len(keys)), "a command begins with the number of its words"
+        _, _, head = pack("EVALSHA", script.sha, len(keys), *keys).partition(b"\r\n")
+        words = b"*%d\r\n%b" % (3 + len(keys) + 2, head.replace(b"%", b"%%"))
+        self._template = words + 2 * b"$%d\r\n%b\r\n"
 
-    def on(self, *args: bytes) -> "Call":
-        """Return the call with ``args``."""
-        words = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
-        packed = b"*%d\r\n%b%b" % (3 + len(self._keys) + len(args), self._head, b"".join(words))
-        return Call(self._script, self._keys, args, packed)
+    def on(self, first: bytes, second: bytes) -> "Call":
+        """Return the call with these arguments."""
+        packed = self._template % (len(first), first, len(second), second)
+        return Call(self._script, self._keys, (first, second), packed)
 
 
 class Call:
@@ -72,20 +73,14 @@ class Call:
         return self._packed
 
 
-class Said(NamedTuple):
-    """Calls on their way, and the scripts that are loaded before them."""
-
-    calls: Sequence[Call]
-    loading: Sequence[Script]
-    replies: "asyncio.Future[list[Any]]"
-
-
 class ScriptRunner:
     """Runs calls over one line."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._loaded: set[str] = set()
+        self._loaded: set[Script] = set()
+        self.refusal: RedisError | None = None
+        """What the server said when it would not load a script the last time that it was asked to."""
 
     def forget(self) -> None:
         """Load every script anew before its next use: the server is not the one that knew them.
@@ -105,37 +100,44 @@ class ScriptRunner:
             redis.exceptions.RedisError: the connection broke, or a script could not be loaded; some of the calls may
                 have been carried out.
         """
-        return await self.results(self.say(calls))
-
-    def say(self, calls: Sequence[Call]) -> Said:
-        """Send all at once; `results` waits for what comes back."""
-        scripts = {call.script.sha: call.script for call in calls}
-        return self._say(calls, scripts.values(), [call.packed() for call in calls])
-
-    async def results(self, said: Said) -> list[Any]:
-        """Return what `run` does of calls that were said."""
-        calls, results = said.calls, await self._replies(said)
+        results = await self._send(calls)
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:
             self.forget()
-            again = await self._replies(self.say([calls[index] for index in unknown]))
+            again = await self._send([calls[index] for index in unknown])
             for index, result in zip(unknown, again, strict=True):
+                if isinstance(result, NoScriptError) and self.refusal is not None:
+                    raise self.refusal
                 results[index] = result
         return results
 
-    async def run_packed(self, scripts: Iterable[Script], calls: Sequence[bytes]) -> list[Any]:
+    def say(self, calls: Sequence[Call], listener: Listener) -> None:
+        """Send all at once; ``listener`` hears the results, and is left to deal with a `NoScriptError`."""
+        self._load({call.script for call in calls})
+        self._line.say([call.packed() for call in calls], listener)
+
+    async def run_packed(self, scripts: set[Script], calls: Sequence[bytes]) -> list[Any]:
         """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""
-        return await self._replies(self._say((), scripts, calls))
+        self._load(scripts)
+        return await self._line.send(calls)
 
-    def _say(self, calls: Sequence[Call], scripts: Iterable[Script], packed: Sequence[bytes]) -> Said:
-        loading = [script for script in scripts if script.sha not in self._loaded]
-        loads = [pack("SCRIPT", "LOAD", script.text) for script in loading]
-        return Said(calls, loading, self._line.send([*loads, *packed]))
+    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+        self._load({call.script for call in calls})
+        return await self._line.send([call.packed() for call in calls])
 
-    async def _replies(self, said: Said) -> list[Any]:
-        replies = await said.replies
-        for script, reply in zip(said.loading, replies, strict=False):
-            if isinstance(reply, Exception):
-                raise reply
-            self._loaded.add(script.sha)
-        return replies[len(said.loading) :]
+    def _load(self, scripts: set[Script]) -> None:
+        if scripts <= self._loaded:
+            return
+        unknown = scripts - self._loaded
+        self._loaded |= unknown  # what is said from now on, the server hears after this
+        for script in unknown:
+            self._line.say([pack("SCRIPT", "LOAD", script.text)], self)
+
+    def heard(self, replies: Sequence[Any]) -> None:
+        """Take the reply to the loading of a script."""
+        (reply,) = replies
+        self.refusal = reply if isinstance(reply, RedisError) else None
+
+    def lost(self, error: RedisError) -> None:
+        """Take notice that a script may not be loaded; then its calls are lost as well."""
+        self.forget()

@@ -1,60 +1,83 @@
 """Scripts as calls: packed once, loaded before their first use, and honest about a server that will not load them."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from producer.connection import Script, ScriptRunner
+from producer.connection.line import Listener
 
 SCRIPT = Script("return 1", "5f" * 20)
 
 
 class ScriptedLine:
-    """Answers what is sent with what the test has prepared."""
+    """Answers what is said with what the test has prepared, one reply for each command."""
 
-    def __init__(self, *answers: list[Any]) -> None:
-        self.sent: list[list[bytes]] = []
+    def __init__(self, *answers: Any) -> None:
+        self.said: list[bytes] = []
         self._answers = list(answers)
 
-    def send(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
-        self.sent.append(list(commands))
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        future.set_result(self._answers.pop(0))
-        return future
+    def say(self, commands: Sequence[bytes], listener: Listener) -> None:
+        self.said += commands
+        listener.heard([self._answers.pop(0) for _ in commands])
+
+    async def send(self, commands: Sequence[bytes]) -> list[Any]:
+        self.said += commands
+        return [self._answers.pop(0) for _ in commands]
 
 
 @given(
     keys=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=12),
-    args=st.lists(st.binary(), max_size=12),
+    first=st.binary(),
+    second=st.binary(),
 )
-def test_a_prepared_call_is_the_same_bytes_as_any_other(keys: list[str], args: list[bytes]) -> None:
-    assert SCRIPT.prepared(keys).on(*args).packed() == SCRIPT.on(keys, *args).packed()
+def test_a_prepared_call_is_the_same_bytes_as_any_other(keys: list[str], first: bytes, second: bytes) -> None:
+    assert SCRIPT.prepared(keys).on(first, second).packed() == SCRIPT.on(keys, first, second).packed()
 
 
 async def test_a_script_is_loaded_before_its_first_use_and_not_again() -> None:
-    line = ScriptedLine(["sha", b"a", b"b"], [b"c"])
+    line = ScriptedLine("sha", b"a", b"b", b"c")
     runner = ScriptRunner(line)  # type: ignore[arg-type]
     assert await runner.run([SCRIPT.on(["k"]), SCRIPT.on(["l"])]) == [b"a", b"b"]
     assert await runner.run([SCRIPT.on(["k"])]) == [b"c"]
-    assert [len(commands) for commands in line.sent] == [3, 1]
+    assert [b"LOAD" in command for command in line.said] == [True, False, False, False]
 
 
 async def test_a_script_that_the_server_forgot_is_loaded_again_and_only_what_it_refused_is_said_twice() -> (
     None
 ):
-    line = ScriptedLine(["sha", b"a"], [b"b", NoScriptError("none")], ["sha", b"c"])
+    line = ScriptedLine("sha", b"a", b"b", NoScriptError("none"), "sha", b"c")
     runner = ScriptRunner(line)  # type: ignore[arg-type]
     await runner.run([SCRIPT.on(["k"])])
     assert await runner.run([SCRIPT.on(["k"]), SCRIPT.on(["l"])]) == [b"b", b"c"]
-    assert line.sent[-1][-1] == SCRIPT.on(["l"]).packed()
+    assert b"LOAD" in line.said[-2]
+    assert line.said[-1] == SCRIPT.on(["l"]).packed()
 
 
 async def test_where_a_script_may_not_be_loaded_the_servers_own_words_are_the_error() -> None:
-    line = ScriptedLine([NoPermissionError("this user may not SCRIPT"), NoScriptError("No matching script")])
+    refused = [NoPermissionError("this user may not SCRIPT"), NoScriptError("No matching script")]
+    line = ScriptedLine(*refused, *refused)
     with pytest.raises(RedisError, match="may not SCRIPT"):
         await ScriptRunner(line).run([SCRIPT.on(["k"])])  # type: ignore[arg-type]
+
+
+async def test_a_script_whose_loading_was_lost_is_loaded_again() -> None:
+    class LostLine(ScriptedLine):
+        def say(self, commands: Sequence[bytes], listener: Listener) -> None:
+            self.said += commands
+            listener.lost(RedisConnectionError("gone"))
+
+        async def send(self, commands: Sequence[bytes]) -> list[Any]:
+            raise RedisConnectionError("gone")
+
+    runner = ScriptRunner(LostLine())  # type: ignore[arg-type]
+    with pytest.raises(RedisConnectionError):
+        await runner.run([SCRIPT.on(["k"])])
+    line = runner._line = ScriptedLine("sha", b"a")  # type: ignore[assignment]
+    assert await runner.run([SCRIPT.on(["k"])]) == [b"a"]
+    assert b"LOAD" in line.said[0]

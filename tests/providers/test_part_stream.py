@@ -25,18 +25,19 @@ async def letters(reads: list[list[Part]], error: Exception | None = None) -> As
         raise error
 
 
-async def test_read_returns_what_is_ready_and_nothing_at_the_end() -> None:
+async def test_each_read_is_what_is_ready() -> None:
     answer = letters([["a", "b"], ["c"]])
-    assert [await answer.read() for _ in range(4)] == [["a", "b"], ["c"], [], []]
+    assert [parts async for parts in answer.reads()] == [["a", "b"], ["c"]]
+    assert [parts async for parts in answer.reads()] == []
 
 
 async def test_both_ways_can_be_mixed() -> None:
     answer = letters([["a", "b", "c"], ["d", "e"], ["f"]])
     assert await anext(answer) == "a"
-    assert await answer.read() == ["b", "c"]
+    assert await anext(answer.reads(), []) == ["b", "c"]
     assert await anext(answer) == "d"
     assert await answer.asend(None) == "e"
-    assert await answer.read() == ["f"]
+    assert await anext(answer.reads(), []) == ["f"]
     with pytest.raises(StopAsyncIteration):
         await anext(answer)
 
@@ -49,11 +50,11 @@ async def test_a_failure_comes_after_the_parts_before_it(
     async with Upstream(answering(*OPENAI.chunked([body]))) as upstream:
         answer = OPENAI.ask(upstream.url, http=http)
         assert isinstance(answer, PartStream)
-        seen = await answer.read() if all_at_once else [await anext(answer), await anext(answer)]
+        seen = await anext(answer.reads(), []) if all_at_once else [await anext(answer), await anext(answer)]
         with pytest.raises(Broken, match="overloaded"):
-            await (answer.read() if all_at_once else anext(answer))
+            await anext(answer.reads() if all_at_once else answer)
         assert seen == ["a", "b"]
-        assert await answer.read() == []
+        assert await anext(answer.reads(), []) == []
 
 
 async def test_a_read_of_many_events_is_one_list(http: aiohttp.ClientSession) -> None:
@@ -61,15 +62,15 @@ async def test_a_read_of_many_events_is_one_list(http: aiohttp.ClientSession) ->
     async with Upstream(answering(*OPENAI.chunked([body]))) as upstream:
         answer = OPENAI.ask(upstream.url, http=http)
         assert isinstance(answer, PartStream)
-        assert await answer.read() == ["a", "b", "c", Finish("stop")]
-        assert await answer.read() == []
+        assert await anext(answer.reads(), []) == ["a", "b", "c", Finish("stop")]
+        assert await anext(answer.reads(), []) == []
 
 
 async def test_what_nobody_took_is_gone_once_the_answer_is_closed() -> None:
     answer = letters([["a", "b"], ["c"]])
     assert await anext(answer) == "a"
     await answer.aclose()
-    assert await answer.read() == []
+    assert await anext(answer.reads(), []) == []
     assert await collect(answer) == []
 
 
@@ -78,7 +79,7 @@ async def test_an_error_thrown_in_ends_the_answer() -> None:
     assert await anext(answer) == "a"
     with pytest.raises(ZeroDivisionError):
         await answer.athrow(ZeroDivisionError())
-    assert await answer.read() == []
+    assert await anext(answer.reads(), []) == []
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,6 @@ class SteppedWriter:
         self.waiting.append(Step(call.script, asked))
         return asked.future
 
-    def hurry(self) -> None:
-        """The test says when something is sent."""
-
     def add(self, pending: Pending) -> None:
         self.waiting.append(Step(scripts.APPEND, pending))
 

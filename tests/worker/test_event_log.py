@@ -28,9 +28,6 @@ class SlowWriter:
         self.add(asked)
         return asked.future
 
-    def hurry(self) -> None:
-        """The test says when something is sent."""
-
     def add(self, pending: Pending) -> None:
         self.announced.append(pending)
 

@@ -40,9 +40,6 @@ class MemoryWriter:
         self._reply = reply
         self._writing: set[asyncio.Task[None]] = set()
 
-    def hurry(self) -> None:
-        """The test says when something is sent."""
-
     def add(self, pending: Pending) -> None:
         self._writing.add(task := asyncio.ensure_future(self._write(pending)))
         task.add_done_callback(self._writing.discard)

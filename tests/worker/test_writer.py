@@ -11,6 +11,7 @@ from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call, Script
+from producer.connection.line import Listener
 from worker import writer as writer_module
 from worker.pending import Pending
 from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
@@ -29,6 +30,12 @@ class FakeLine:
     def __init__(self) -> None:
         self.run_id = "one"
         self.is_open = False
+        self.due: set[asyncio.Task[None]] = set()
+        self.waits_since: float | None = None
+
+    @property
+    def silence(self) -> float:
+        return 0.0 if self.waits_since is None else asyncio.get_running_loop().time() - self.waits_since
 
     async def open(self) -> bool:
         was_open, self.is_open = self.is_open, True
@@ -40,37 +47,55 @@ class FakeLine:
 
     def close(self) -> None:
         self.is_open = False
+        self.waits_since = None
+        for answering in self.due:
+            answering.cancel()
 
 
 class Peer:
     """Takes pipelines; each is answered when the test says so, with what the test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: FakeLine) -> None:
         self.pipelines: asyncio.Queue[list[str]] = asyncio.Queue()
         self.replies: asyncio.Queue[Any] = asyncio.Queue()
+        self.refusal = None
+        self._line = line
+        self._turn = asyncio.Lock()
 
     def forget(self) -> None:
         """It knows no scripts."""
 
-    def say(self, calls: Sequence[Call]) -> "asyncio.Future[list[Any]]":
+    def say(self, calls: Sequence[Call], listener: Listener) -> None:
         names = [call.keys[0] for call in calls]
         self.pipelines.put_nowait(names)
-        return asyncio.ensure_future(self._answers(names))
+        answering = asyncio.ensure_future(self._answer(names, listener))
+        self._line.due.add(answering)
+        answering.add_done_callback(self._line.due.discard)
 
-    async def results(self, said: "asyncio.Future[list[Any]]") -> list[Any]:
-        return await said
+    async def _answer(self, names: list[str], listener: Listener) -> None:
+        try:
+            replies = await self._replies(names)
+        except RedisConnectionError as error:
+            self._line.due.discard(asyncio.current_task())
+            self._line.close()  # nothing that was said later is answered either
+            listener.lost(error)
+        else:
+            for part in (replies[:1], replies[1:]):  # as a connection may bring them
+                if part:
+                    listener.heard(part)
 
-    async def run_packed(self, scripts: Sequence[Script], calls: Sequence[bytes]) -> list[Any]:
+    async def run_packed(self, scripts: set[Script], calls: Sequence[bytes]) -> list[Any]:
         assert scripts
         names = [_command(call)[3].decode() for call in calls]
         self.pipelines.put_nowait(names)
-        return await self._answers(names)
+        return await self._replies(names)
 
-    async def _answers(self, names: list[str]) -> list[Any]:
-        reply = await self.replies.get()
+    async def _replies(self, names: list[str]) -> list[Any]:
+        async with self._turn:
+            reply = await self.replies.get()
         if isinstance(reply, Exception):
             raise reply
-        return [reply.get(name, name.encode()) for name in names] if isinstance(reply, dict) else list(reply)
+        return [reply.get(name, name.encode()) for name in names]
 
 
 def _command(packed: bytes) -> list[bytes]:
@@ -81,8 +106,8 @@ def _command(packed: bytes) -> list[bytes]:
 
 
 @pytest.fixture
-async def peer() -> Peer:
-    return Peer()
+async def peer(line: FakeLine) -> Peer:
+    return Peer(line)
 
 
 @pytest.fixture
@@ -94,71 +119,45 @@ def line() -> FakeLine:
 async def writer(peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
-    writer = Writer(line, 60)  # type: ignore[arg-type]
+    async with running(Writer(line, 60), peer) as writer:  # type: ignore[arg-type]
+        yield writer
+
+
+@contextlib.asynccontextmanager
+async def running(writer: Writer, peer: Peer) -> AsyncIterator[Writer]:
     writer._scripts = peer  # type: ignore[assignment]
-    running = asyncio.create_task(writer.run())
+    run = asyncio.create_task(writer.run())
     yield writer
-    assert not running.done(), "the writer broke"
-    running.cancel()
+    assert not run.done(), "the writer broke"
+    run.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await running
+        await run
 
 
-async def test_the_first_call_goes_at_once_and_the_rest_together(writer: Writer, peer: Peer) -> None:
+async def test_what_one_step_of_the_loop_makes_ready_goes_together_and_waits_for_no_reply(
+    writer: Writer, peer: Peer
+) -> None:
     first = writer.submit(call("a"))
     assert await peer.pipelines.get() == ["a"]
     others = [writer.submit(call(name)) for name in "bcd"]
-    peer.replies.put_nowait({})
     assert await peer.pipelines.get() == ["b", "c", "d"]
+    assert not first.done()
+    peer.replies.put_nowait({})
     peer.replies.put_nowait({})
     assert await asyncio.gather(first, *others) == [b"a", b"b", b"c", b"d"]
-
-
-async def test_an_idle_writer_that_is_hurried_writes_in_the_same_step(writer: Writer, peer: Peer) -> None:
-    await written(writer, peer, "first")  # it has met the server
-    await asyncio.sleep(0)  # and waits again
-    hurried = writer.submit(call("a"))
-    writer.hurry()
-    assert peer.pipelines.get_nowait() == ["a"]
-    later = writer.submit(call("b"))
-    writer.hurry()
-    assert peer.pipelines.empty()  # one is on its way
-    peer.replies.put_nowait({})
-    assert await hurried == b"a"
-    assert await peer.pipelines.get() == ["b"]
-    peer.replies.put_nowait({})
-    assert await later == b"b"
-
-
-async def test_what_was_written_in_a_hurry_is_written_again_when_its_reply_is_lost(
-    writer: Writer, peer: Peer
-) -> None:
-    await written(writer, peer, "first")
-    await asyncio.sleep(0)
-    hurried = writer.submit(call("a"))
-    writer.hurry()
-    later = writer.submit(call("b"))
-    sent = []
-    for reply in (RedisConnectionError("gone"), {}, {}):
-        peer.replies.put_nowait(reply)
-        sent.append(await peer.pipelines.get())
-    assert sent == [["a"], ["a"], ["b"]]
-    assert await asyncio.gather(hurried, later) == [b"a", b"b"]
 
 
 class Withdrawn(Pending):
     """Has nothing to say any more when its turn comes."""
 
 
-async def test_a_hurry_that_finds_nothing_to_say_does_not_break_the_writer(
-    writer: Writer, peer: Peer
-) -> None:
+async def test_what_has_nothing_to_say_any_more_disturbs_nobody(writer: Writer, peer: Peer) -> None:
     await written(writer, peer, "first")
-    await asyncio.sleep(0)
     writer.add(Withdrawn())
-    writer.hurry()
-    await asyncio.sleep(0)  # the writer looks, too
+    await asyncio.sleep(0)
     await written(writer, peer, "a")
+    writer.add(Withdrawn())
+    await written(writer, peer, "b")
 
 
 async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
@@ -166,25 +165,78 @@ async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
 ) -> None:
     first = [writer.submit(call(name)) for name in "ab"]
     assert await peer.pipelines.get() == ["a", "b"]
-    later = writer.submit(call("c"))
+    second = writer.submit(call("c"))
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait(RedisConnectionError("gone"))
+    await asyncio.sleep(0)
+    later = writer.submit(call("d"))
     sent = []
-    for reply in (RedisConnectionError("gone"), {}):
-        peer.replies.put_nowait(reply)
-        sent += await peer.pipelines.get()
-    peer.replies.put_nowait({})
-    assert sent == ["a", "b", "c"]
-    assert await asyncio.gather(*first, later) == [b"a", b"b", b"c"]
+    for _ in range(2):
+        peer.replies.put_nowait({})
+        sent.append(await peer.pipelines.get())
+    assert sent == [["a"], ["b", "c", "d"]]  # the first goes alone: should it be what broke the connection
+    assert await asyncio.gather(*first, second, later) == [b"a", b"b", b"c", b"d"]
 
 
-@pytest.mark.parametrize("error", [RedisConnectionError("gone"), TimeoutError(), OSError("reset")])
-async def test_every_way_in_which_a_connection_breaks_is_borne(
-    writer: Writer, peer: Peer, error: Exception
+async def test_a_reply_that_was_heard_before_the_connection_broke_stays_heard(
+    writer: Writer, peer: Peer
 ) -> None:
+    first, second = writer.submit(call("a")), None
+    assert await peer.pipelines.get() == ["a"]
+    second = writer.submit(call("b"))
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+    peer.replies.put_nowait(RedisConnectionError("gone"))
+    assert await first == b"a"
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+    assert await second == b"b"
+
+
+async def test_a_connection_that_breaks_again_and_again_is_borne(writer: Writer, peer: Peer) -> None:
     only = writer.submit(call("a"))
-    for reply in (error, error, {}):
+    for reply in (RedisConnectionError("gone"), RedisConnectionError("gone"), {}):
         assert await peer.pipelines.get() == ["a"]
         peer.replies.put_nowait(reply)
     assert await only == b"a"
+
+
+async def test_what_is_not_answered_in_time_is_sent_again_over_another_connection(
+    line: FakeLine, peer: Peer
+) -> None:
+    async with running(Writer(line, 0.05), peer) as writer:  # type: ignore[arg-type]
+        only = writer.submit(call("a"))
+        assert await peer.pipelines.get() == ["a"]
+        line.waits_since = asyncio.get_running_loop().time()
+        assert await peer.pipelines.get() == ["a"]
+        peer.replies.put_nowait({})
+        assert await only == b"a"
+
+
+class Broken(Pending):
+    """Cannot say what it wants, or bear to hear what comes of it: a bug."""
+
+    def __init__(self, call: Call | None) -> None:
+        super().__init__(call)
+
+    def prepare(self) -> Call | None:
+        if self.call is None:
+            raise ZeroDivisionError
+        return self.call
+
+    def tell(self, result: Any) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("broken", [Broken(None), Broken(call("a"))])
+async def test_a_bug_ends_the_writer_and_is_not_hidden(line: FakeLine, peer: Peer, broken: Pending) -> None:
+    writer = Writer(line, 60)  # type: ignore[arg-type]
+    writer._scripts = peer  # type: ignore[assignment]
+    writer.add(broken)
+    peer.replies.put_nowait({})
+    with pytest.raises(ZeroDivisionError):
+        await writer.run()
+    await asyncio.gather(*line.due, return_exceptions=True)
 
 
 async def test_a_call_that_breaks_every_connection_keeps_no_other_from_being_written(
@@ -353,7 +405,7 @@ async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(
     line.run_id = "two"
     line.close()
     writer.submit(call("c"))
-    for reply in (RedisConnectionError("gone"), TimeoutError(), {}):
+    for reply in (RedisConnectionError("gone"), RedisConnectionError("gone"), {}):
         assert await peer.pipelines.get() == ["a", "b"]
         peer.replies.put_nowait(reply)
     assert await peer.pipelines.get() == ["c"]

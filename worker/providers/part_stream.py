@@ -2,11 +2,11 @@
 
 A fast service sends hundreds of chunks in one read. Whoever takes them one by one pays for each with a turn through
 every generator on the way, which costs as much as to make the part; so our providers make a list of parts of each
-read, and `PartStream.read` hands it on as it is. To all others a `PartStream` is an asynchronous generator of parts.
+read, and `PartStream.reads` hands it on as it is. To all others a `PartStream` is an asynchronous generator of parts.
 """
 
 import functools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, ParamSpec
 
 from worker.providers.base import Part
@@ -27,19 +27,19 @@ class PartStream(AsyncGenerator[Part, None]):
         self._reads = reads
         self._waiting: list[Part] = []  # what the last read brought and nobody took yet, the next one last
 
-    async def read(self) -> list[Part]:
-        """Return all parts that are ready, in order: at least one as long as the answer goes on, none at its end.
+    def reads(self) -> AsyncIterator[list[Part]]:
+        """Return what is left of the answer, read by read: all parts that are ready, in order, and at least one.
 
-        Raises:
+        Raises, while iterating:
             ProviderError: the answer failed; all that came before it has been returned by then.
         """
-        if self._waiting:
-            parts, self._waiting = self._waiting[::-1], []
-            return parts
-        try:
-            return await self._reads.__anext__()
-        except StopAsyncIteration:
-            return []
+        return self._rest() if self._waiting else self._reads
+
+    async def _rest(self) -> AsyncGenerator[list[Part]]:
+        waiting, self._waiting = self._waiting[::-1], []
+        yield waiting
+        async for parts in self._reads:
+            yield parts
 
     async def __anext__(self) -> Part:
         return self._waiting.pop() if self._waiting else self._first_of(await self._reads.__anext__())
