@@ -1,8 +1,6 @@
 """One attempt at one provider: started, relayed, and stopped from outside where that is asked."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import aiohttp
@@ -64,11 +62,13 @@ class Asker:
         name = f"chatrelay-answer-{question.job.id}"
         answering = asyncio.create_task(self._answer(question), name=name)
         try:
-            with (
-                self._cancellations.watch(question.entry, question.attempt, answering) as stop,
-                _until_deadline(question, stop),
-            ):
-                ended = await stop.wait()
+            with self._cancellations.watch(question.entry, question.attempt, answering) as stop:
+                deadline = _stop_at_deadline(question, stop)
+                try:
+                    ended = await stop.wait()
+                finally:
+                    if deadline is not None:
+                        deadline.cancel()
         finally:
             answering.cancel()  # for the case that this task itself was cancelled
         provider = question.provider.name
@@ -127,17 +127,10 @@ def _is_late(question: Question) -> bool:
     return deadline is not None and deadline <= question.attempt.now_ms()
 
 
-@contextlib.contextmanager
-def _until_deadline(question: Question, stop: Stop) -> Iterator[None]:
-    """While inside, the job's deadline stops it."""
+def _stop_at_deadline(question: Question, stop: Stop) -> asyncio.TimerHandle | None:
     deadline = question.job.deadline
     if deadline is None:
-        yield
-        return
+        return None
     seconds = max(0, deadline - question.attempt.now_ms()) / 1000
     failure = too_late("the answer was not whole", deadline)
-    timer = asyncio.get_running_loop().call_later(seconds, stop.now, failure)
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return asyncio.get_running_loop().call_later(seconds, stop.now, failure)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from producer.connection import Call
+from producer.connection.script import Prepared
 from producer.wire.codec import WireError
 from producer.wire.events import Event, encode
 from producer.wire.keys import Keys
@@ -144,13 +145,14 @@ class EventLog:
 class _Frames(Pending):
     """The frames of an attempt, one after the other: at most one of them waits, or is on its way."""
 
-    __slots__ = ("_append", "_attempt", "_log")
+    __slots__ = ("_append", "_attempt", "_keys", "_log")
 
     def __init__(self, log: EventLog, attempt: Attempt, keys: Keys) -> None:
         super().__init__()
         self._log = log
         self._attempt = attempt
-        self._append = scripts.APPEND.prepared([keys.log(attempt.job_id), keys.events(attempt.job_id)])
+        self._keys = keys
+        self._append: Prepared | None = None
 
     def prepare(self) -> Call | None:
         """Make a frame of all that waits. There is nothing if it went with the last event, or was dropped."""
@@ -159,8 +161,13 @@ class _Frames(Pending):
             if (taken := self._attempt.take_frame()) is not None:
                 last_id, frame = taken
                 self._attempt.bytes_on_their_way = len(frame)
+                self._append = self._append or self._prepared()
                 self.call = self._append.on(last_id.encode(), frame)
         return self.call
+
+    def _prepared(self) -> Prepared:
+        job_id = self._attempt.job_id
+        return scripts.APPEND.prepared([self._keys.log(job_id), self._keys.events(job_id)])
 
     def tell(self, result: Any) -> None:
         """Let the attempt go on."""

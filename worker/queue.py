@@ -5,6 +5,7 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 """
 
 import asyncio
+import itertools
 import secrets
 from dataclasses import replace
 from functools import lru_cache
@@ -89,12 +90,15 @@ class Queue:
         self._lease_ms = int(settings.lease * 1000)
         self._retention_ms = int(settings.retention * 1000)
         self._max_dead = settings.max_dead
+        # A claim's own name: a system call for each would cost more than all else about it.
+        self._tokens_of_this_life = f"{secrets.token_hex(8)}-"
+        self._tokens = itertools.count()
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
     async def claim(self, entry: Entry, claim: Claim) -> Claimed | NotClaimed:
         """Become the owner of the entry's job; or return why there is nothing to run, and what follows."""
-        token = secrets.token_hex(4)
+        token = f"{self._tokens_of_this_life}{next(self._tokens)}"
         reply = await self._writer.submit(self._claim_call(entry, claim, token), remember=False)
         match reply:
             case [b"claimed", attempt, number, mark, errors, had_attempts, first_claim_ms]:

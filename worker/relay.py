@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from producer.wire import events
@@ -30,13 +29,20 @@ async def relay(
     """
     answer = _Answer(attempt, log)
     iterator = aiter(parts)  # once: it may be a new one each time
-    async with _closing(parts), _closing(iterator), _Clock(timeouts) as clock:
-        async for some in _reads_of(iterator):
-            answer.add(some)
-            if log.is_full(attempt):
-                with clock.stopped():  # it is Redis that we wait for, not the provider
-                    await log.flush(attempt)
-            clock.expect_next()
+    try:
+        async with _Clock(timeouts) as clock:
+            async for some in _reads_of(iterator):
+                answer.add(some)
+                if log.is_full(attempt):
+                    with clock.stopped():  # it is Redis that we wait for, not the provider
+                        await log.flush(attempt)
+                clock.expect_next()
+    finally:
+        try:
+            await _close(iterator)
+        finally:
+            if parts is not iterator:
+                await _close(parts)
     return answer.end()
 
 
@@ -71,35 +77,31 @@ class _Clock:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
+        self._between_chunks = timeouts.between_chunks
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._end = now + timeouts.total
         self._due = min(now + timeouts.first_chunk, self._end)
-        self._between_chunks = timeouts.between_chunks
         self._started = False
-        self._has_rung = False
-        self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
-        self._task = asyncio.current_task()
-        self._cancelled_again = 0
+        self._times_rung = 0
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
+        task = asyncio.current_task(self._loop)
+        assert task is not None, "a coroutine runs in a task"
+        self._task = task
+        self._cancelled_by_others = task.cancelling()
         self._set()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._unset()
-        assert self._task is not None, "a coroutine runs in a task"
-        for _ in range(self._cancelled_again):
-            self._task.uncancel()
-        try:
-            await self._timeout.__aexit__(kind, error, traceback)
-        except TimeoutError as timeout:
-            raise TimedOut(self._what_took_too_long()) from timeout
+        for _cancel in range(self._times_rung):
+            left = self._task.uncancel()
+        # Whoever else cancelled the task meanwhile is to be heard.
+        if self._times_rung and left <= self._cancelled_by_others and kind is asyncio.CancelledError:
+            raise TimedOut(self._what_took_too_long())
 
     def expect_next(self) -> None:
         """Note that something came, and begin to wait for what comes next.
@@ -107,11 +109,10 @@ class _Clock:
         Raises:
             TimedOut: time was up, and the task did not heed it.
         """
-        if self._has_rung:
+        if self._times_rung:
             raise TimedOut(self._what_took_too_long())
         self._started = True
-        due = self._loop.time() + self._between_chunks
-        self._due = min(self._end, due)
+        self._due = min(self._loop.time() + self._between_chunks, self._end)
         if self._due < self._rings_at:
             self._unset()
             self._set()
@@ -137,12 +138,8 @@ class _Clock:
         if self._loop.time() < self._due:
             self._set()
             return
-        if not self._timeout.expired():
-            self._has_rung = True
-            self._timeout.reschedule(self._loop.time())
-        elif self._task is not None:
-            self._cancelled_again += 1
-            self._task.cancel()
+        self._times_rung += 1
+        self._task.cancel()
         self._timer = self._loop.call_later(_CANCEL_AGAIN, self._ring)
 
     def _what_took_too_long(self) -> str:
@@ -255,11 +252,7 @@ def _pieces(text: str) -> Sequence[str]:
     return [text[start : start + MAX_TEXT_CHARS] for start in range(0, len(text), MAX_TEXT_CHARS)]
 
 
-@contextlib.asynccontextmanager
-async def _closing(parts: AsyncIterator[base.Part]) -> AsyncIterator[None]:
+async def _close(parts: AsyncIterator[base.Part]) -> None:
     """Close ``parts`` if it can be closed: a class that is not ours may return a plain iterator."""
-    try:
-        yield
-    finally:
-        if close := getattr(parts, "aclose", None):
-            await close()
+    if close := getattr(parts, "aclose", None):
+        await close()

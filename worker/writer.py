@@ -55,6 +55,8 @@ class Writer:
         """There while calls go out as they come; done when they cannot go on so."""
         self._is_due = False
         self._pause = _FIRST_PAUSE
+        self._acknowledged: list[Call] = []
+        """Calls that are about to be remembered."""
         self._recent = RecentCalls()
         self._server: str | None = None
         self._has_met_server = False
@@ -80,7 +82,7 @@ class Writer:
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._recent.add([call], time.monotonic())
+        self._acknowledged.append(call)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -199,6 +201,7 @@ class Writer:
         return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
 
     async def _say_again(self) -> None:
+        self._note_acknowledged()
         scripts, calls = self._recent.scripts(), self._recent.calls()
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
         self._scripts.forget()
@@ -230,8 +233,6 @@ class Writer:
     # -- what came back --------------------------------------------------------------------------------------
 
     def _answer(self, results: Sequence[Any]) -> None:
-        now = time.monotonic()
-        acknowledged: list[Call] = []
         refused: list[Pending] = []
         for result in results:
             pending = self._said.popleft()
@@ -239,7 +240,7 @@ class Writer:
             self._said_bytes -= len(pending.call.packed())
             if not isinstance(result, RedisError):
                 if pending.remembered and _had_effect(result):
-                    acknowledged.append(pending.call)
+                    self._acknowledged.append(pending.call)
                 pending.is_suspect = False
             elif is_passing(result):
                 logger.warning(
@@ -248,10 +249,15 @@ class Writer:
                 refused.append(pending)
                 continue
             pending.tell(result)
-        self._recent.add(acknowledged, now)
-        self._recent.forget_the_old(now)
+        self._note_acknowledged()
         if refused:
             self._write_later(refused)
+
+    def _note_acknowledged(self) -> None:
+        now = time.monotonic()
+        calls, self._acknowledged = self._acknowledged, []
+        self._recent.add(calls, now)
+        self._recent.forget_the_old(now)
 
     def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.
