@@ -59,18 +59,17 @@ class Asker:
         Raises:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
         """
-        name = f"chatrelay-answer-{question.job.id}"
-        answering = asyncio.create_task(self._answer(question), name=name)
-        try:
-            with self._cancellations.watch(question.entry, question.attempt, answering) as stop:
-                deadline = _stop_at_deadline(question, stop)
-                try:
-                    ended = await stop.wait()
-                finally:
-                    if deadline is not None:
-                        deadline.cancel()
-        finally:
-            answering.cancel()  # for the case that this task itself was cancelled
+        with self._cancellations.watch(question.entry, question.attempt) as stop:
+            name = f"chatrelay-answer-{question.job.id}"
+            answering = asyncio.create_task(self._answer(question, stop), name=name)
+            answering.add_done_callback(stop.ended)  # should it be cancelled before it begins
+            deadline = _stop_at_deadline(question, stop)
+            try:
+                ended = await stop.wait(answering)
+            finally:
+                if deadline is not None:
+                    deadline.cancel()
+                answering.cancel()  # for the case that this task itself was cancelled
         provider = question.provider.name
         if not ended:
             logger.error("a provider would not be stopped", job=question.job.id, provider=provider)
@@ -90,7 +89,7 @@ class Asker:
             return CancelAsked(reason.reason, upstream_closed=False)
         return reason or Released()
 
-    async def _answer(self, question: Question) -> Asked:
+    async def _answer(self, question: Question, stop: Stop) -> Asked:
         provider, job, attempt = question.provider, question.job, question.attempt
         try:
             async with self._limits.place(provider, f"{job.id} {attempt.id}"):
@@ -113,13 +112,15 @@ class Asker:
             )
             text = f"provider {provider.name!r} raised {type(error).__name__}; see the worker's log"
             return Failure("provider_crashed", text, Follow.RETRY)
+        finally:
+            stop.ended()  # whoever waits is woken one step sooner than by the end of the task
 
     def _start(self, question: Question) -> None:
         attempt, provider = question.attempt, question.provider
         attempt.keeps = len(question.standing)
         model = provider.model_for(question.job) or None
         who = (attempt.number, provider.name, self._worker_name)
-        self._log.append(attempt, Started(attempt.next_id(), *who, model, attempt.keeps))
+        self._log.append(attempt, Started(attempt.next_id(), *who, model, attempt.keeps), urgent=False)
 
 
 def _is_late(question: Question) -> bool:

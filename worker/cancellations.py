@@ -32,37 +32,37 @@ _Place = tuple[str, str]
 
 
 class Stop:
-    """A running task's way to be stopped, and the reason it was."""
+    """A running answer's way to be stopped, and the reason it was."""
 
-    def __init__(self, task: "asyncio.Task[Any]") -> None:
+    def __init__(self) -> None:
         self.reason: Reason | None = None
-        self._task = task
-        self._turned: asyncio.Future[None] = task.get_loop().create_future()
-        task.add_done_callback(self._turn)
+        self._turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def now(self, reason: Reason) -> None:
-        """Stop the task; the first reason counts."""
-        if self.reason is None and not self._task.done():
+        """Stop the answer, if it has not ended; the first reason counts."""
+        if not self._turned.done():
             self.reason = reason
-            self._turn()
+            self._turned.set_result(None)
 
-    async def wait(self) -> bool:
-        """Wait for the task's end, stopping it when that is asked; False if it would not be stopped."""
-        await self._turned
-        return self._task.done() or await self._end_task()
-
-    def _turn(self, _: object = None) -> None:
+    def ended(self, _: object = None) -> None:
+        """Take notice of the answer's end: there is nothing to stop any more."""
         if not self._turned.done():
             self._turned.set_result(None)
 
-    async def _end_task(self) -> bool:
-        # Again and again: a provider, or a library below it, may swallow a cancel.
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + _CLOSE_TIMEOUT
-        while not self._task.done() and loop.time() < give_up_at:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_CANCEL_AGAIN)
-        return self._task.done()
+    async def wait(self, task: "asyncio.Task[Any]") -> bool:
+        """Wait for the end of the answer's task, stopping it when that is asked; False if it would not be stopped."""
+        await self._turned
+        return task.done() or await _end(task)
+
+
+async def _end(task: "asyncio.Task[Any]") -> bool:
+    # Again and again: a provider, or a library below it, may swallow a cancel.
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + _CLOSE_TIMEOUT
+    while not task.done() and loop.time() < give_up_at:
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN)
+    return task.done()
 
 
 class Cancellations:
@@ -86,10 +86,10 @@ class Cancellations:
         self._releasing = False
 
     @contextlib.contextmanager
-    def watch(self, entry: Entry, attempt: Attempt, task: "asyncio.Task[Any]") -> Iterator[Stop]:
-        """While inside, ``task`` is stopped by a cancel of the job, by `lose`, and by `release_all`."""
+    def watch(self, entry: Entry, attempt: Attempt) -> Iterator[Stop]:
+        """While inside, the answer is stopped by a cancel of the job, by `lose`, and by `release_all`."""
         which, place = (attempt.job_id, attempt.id), (entry.queue, entry.id)
-        stop = self._running[which] = self._places[place] = Stop(task)
+        stop = self._running[which] = self._places[place] = Stop()
         if which in self._early:
             stop.now(CancelAsked(self._early.pop(which)))
         if self._releasing:

@@ -1,5 +1,6 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
+import asyncio
 from typing import Any, NamedTuple
 
 from producer.connection import Call
@@ -47,8 +48,11 @@ class EventLog:
         """Whether so much waits to be written, of this attempt or of all, that no more should be read."""
         return attempt.waiting_bytes > MAX_WAITING_BYTES or self._unwritten_bytes > MAX_ALL_WAITING_BYTES
 
-    def append(self, attempt: Attempt, event: Event) -> None:
+    def append(self, attempt: Attempt, event: Event, *, urgent: bool = True) -> None:
         """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
+
+        What is not ``urgent`` waits for one step of the loop: it may be that the attempt has ended by then, and that
+        its last frame takes all of it along.
 
         Raises:
             LeaseLost: the job has another owner.
@@ -61,15 +65,18 @@ class EventLog:
         except WireError:
             attempt.take_back_id()
             raise
-        self._added(attempt, attempt.put(data))
+        self._unwritten_bytes += attempt.put(data)
+        if urgent:
+            self._announce(attempt)
+        else:
+            asyncio.get_running_loop().call_soon(self._announce, attempt)
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
         if attempt.lost or attempt.sealed:
             _check_open(attempt)
         self._unwritten_bytes += attempt.put_chunk(text)
-        if not (attempt.is_announced or attempt.bytes_on_their_way):
-            self._announce(attempt)
+        self._announce(attempt)
 
     async def flush(self, attempt: Attempt) -> None:
         """Wait until all that was appended is in the log.
@@ -117,13 +124,10 @@ class EventLog:
         due = "" if end.due_ms is None else end.due_ms
         return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
-    def _added(self, attempt: Attempt, size: int) -> None:
-        self._unwritten_bytes += size
-        if not (attempt.is_announced or attempt.bytes_on_their_way):
-            self._announce(attempt)
-
     def _announce(self, attempt: Attempt) -> None:
-        # A frame is made when it is sent: until then it grows.
+        """Let the writer ask for a frame. It is made when it is sent: until then it grows."""
+        if attempt.is_announced or attempt.bytes_on_their_way or not attempt.waiting_bytes:
+            return
         attempt.is_announced = True
         if attempt.frames is None:
             attempt.frames = _Frames(self, attempt, self._keys)
@@ -137,7 +141,7 @@ class EventLog:
             attempt.refusal = result if isinstance(result, Exception) else None
             self._unwritten_bytes -= attempt.waiting_bytes
             attempt.lose()
-        elif (attempt.waiting_bytes and not attempt.sealed) or attempt.waiting_bytes > MAX_MERGED_BYTES:
+        elif not attempt.sealed or attempt.waiting_bytes > MAX_MERGED_BYTES:
             self._announce(attempt)
         attempt.settle()
 

@@ -25,7 +25,7 @@ class RecentCalls:
 
     def add(self, calls: Sequence[Call], now: float) -> None:
         """Remember calls that were acknowledged together."""
-        packed = [call.packed() for call in calls]
+        packed = [call.packed for call in calls]
         size = sum(map(len, packed))
         self._replies.append((now, size, packed))
         self._bytes += size

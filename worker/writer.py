@@ -145,7 +145,7 @@ class Writer:
             if len(batch) >= room:
                 break
             if (call := pending.prepare()) is not None:
-                size = len(call.packed())
+                size = len(call.packed)
                 if (batch or self._said) and (self._said_bytes + size > MAX_BYTES or pending.is_suspect):
                     break
                 self._said_bytes += size
@@ -237,7 +237,7 @@ class Writer:
         for result in results:
             pending = self._said.popleft()
             assert pending.call is not None, "it was said"
-            self._said_bytes -= len(pending.call.packed())
+            self._said_bytes -= len(pending.call.packed)
             if not isinstance(result, RedisError):
                 if pending.remembered and _had_effect(result):
                     self._acknowledged.append(pending.call)

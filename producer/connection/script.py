@@ -54,9 +54,9 @@ class Prepared:
 
 
 class Call:
-    """A script with its keys and arguments. It is packed once, however often it is said."""
+    """A script with its keys and arguments. ``packed``: the bytes that are sent, however often it is said."""
 
-    __slots__ = ("_packed", "args", "keys", "script")
+    __slots__ = ("args", "keys", "packed", "script")
 
     def __init__(
         self, script: Script, keys: Sequence[str], args: Sequence[Arg], packed: bytes | None = None
@@ -64,13 +64,7 @@ class Call:
         self.script = script
         self.keys = keys
         self.args = args
-        self._packed = packed
-
-    def packed(self) -> bytes:
-        """Return the call as the bytes that are sent."""
-        if self._packed is None:
-            self._packed = pack("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
-        return self._packed
+        self.packed = packed or pack("EVALSHA", script.sha, len(keys), *keys, *args)
 
 
 class ScriptRunner:
@@ -114,7 +108,7 @@ class ScriptRunner:
     def say(self, calls: Sequence[Call], listener: Listener) -> None:
         """Send all at once; ``listener`` hears the results, and is left to deal with a `NoScriptError`."""
         self._load({call.script for call in calls})
-        self._line.say([call.packed() for call in calls], listener)
+        self._line.say([call.packed for call in calls], listener)
 
     async def run_packed(self, scripts: set[Script], calls: Sequence[bytes]) -> list[Any]:
         """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""
@@ -123,7 +117,7 @@ class ScriptRunner:
 
     async def _send(self, calls: Sequence[Call]) -> list[Any]:
         self._load({call.script for call in calls})
-        return await self._line.send([call.packed() for call in calls])
+        return await self._line.send([call.packed for call in calls])
 
     def _load(self, scripts: set[Script]) -> None:
         if scripts <= self._loaded:

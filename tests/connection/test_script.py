@@ -37,7 +37,7 @@ class ScriptedLine:
     second=st.binary(),
 )
 def test_a_prepared_call_is_the_same_bytes_as_any_other(keys: list[str], first: bytes, second: bytes) -> None:
-    assert SCRIPT.prepared(keys).on(first, second).packed() == SCRIPT.on(keys, first, second).packed()
+    assert SCRIPT.prepared(keys).on(first, second).packed == SCRIPT.on(keys, first, second).packed
 
 
 async def test_a_script_is_loaded_before_its_first_use_and_not_again() -> None:
@@ -56,7 +56,7 @@ async def test_a_script_that_the_server_forgot_is_loaded_again_and_only_what_it_
     await runner.run([SCRIPT.on(["k"])])
     assert await runner.run([SCRIPT.on(["k"]), SCRIPT.on(["l"])]) == [b"b", b"c"]
     assert b"LOAD" in line.said[-2]
-    assert line.said[-1] == SCRIPT.on(["l"]).packed()
+    assert line.said[-1] == SCRIPT.on(["l"]).packed
 
 
 async def test_where_a_script_may_not_be_loaded_the_servers_own_words_are_the_error() -> None:

@@ -248,6 +248,7 @@ async def test_a_job_ends_although_its_log_holds_what_nobody_can_read(
     await redis.xadd(keys.log(job.id), {"g": b"no frame at all"})
     async with redis.pubsub() as channel:
         await channel.subscribe(keys.events(job.id))
+        assert (await channel.get_message(timeout=PATIENCE))["type"] == "subscribe"
         worker = await start_worker(registry(Scripted("a", ["answer"])), **IMPATIENT)
         await terminal_event(channel)
     await worker.idle()

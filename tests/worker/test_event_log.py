@@ -100,6 +100,29 @@ async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(
     assert await slow.answer() == ["5-1", "5-2", "5-3", "5-4"]
 
 
+async def test_what_is_not_urgent_goes_with_what_the_same_step_brings(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    assert slow.send() == 0
+    end = End(Done(attempt.next_id(), "stop", 0), "done", 1000)
+    finishing = asyncio.ensure_future(slow_log.finish(attempt, end))
+    await asyncio.sleep(0)  # it has begun
+    assert await slow.answer() == ["5-0", "5-1"]
+    await finishing
+    assert not slow.has_more
+
+
+async def test_what_is_not_urgent_waits_for_no_more_than_one_step(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    await asyncio.sleep(0)
+    assert await slow.answer() == ["5-0"]
+
+
 async def test_attempts_do_not_wait_for_each_other(slow: SlowWriter, slow_log: EventLog) -> None:
     for attempt in (Attempt("j", 5, 1), Attempt("k", 6, 1)):
         append(slow_log, attempt)

@@ -188,11 +188,12 @@ async def test_an_append_that_is_repeated_is_written_and_published_once(
     call = scripts.APPEND.on([keys.log("j"), keys.events("j")], event.id, encode(event))
     async with redis.pubsub() as channel:
         await channel.subscribe(keys.events("j"))
+        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
         results = [await writer.submit(call) for _ in range(3)]
         await Scribe(redis, keys, "j").say(b"the next message")
-        heard = [(await channel.get_message(timeout=5))["data"] for _ in range(3)]
+        heard = [(await channel.get_message(timeout=5))["data"] for _ in range(2)]
     assert results == [b"written", b"repeated", b"repeated"]
-    assert heard[1:] == [encode(event), b"the next message"]
+    assert heard == [encode(event), b"the next message"]
 
 
 async def test_a_finish_that_is_repeated_is_recognised(

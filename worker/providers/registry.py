@@ -162,17 +162,16 @@ class Provider:
     def _arguments(self, timeouts: Timeouts, http: aiohttp.ClientSession) -> dict[str, Any]:
         """Return what the worker itself tells the class, as far as the class takes it."""
         ours = issubclass(self.cls, AsyncGeneratorProvider)
-        taken = _taken_by(self.cls)
         # A foreign class takes its timeout for the whole answer, and knows its own URL and how to connect.
         arguments: dict[str, Any] = {
             "proxy": self.proxy,
             "timeout": timeouts.connect if ours else timeouts.total,
         }
-        if self.url and "base_url" in taken and (ours or self.url != getattr(self.cls, "url", "")):
+        if self.url and (ours or self.url != getattr(self.cls, "url", "")) and takes(self.cls, "base_url"):
             arguments["base_url"] = self.url
-        if self.api_key and "api_key" in taken:
+        if self.api_key and takes(self.cls, "api_key"):
             arguments["api_key"] = self.api_key
-        if ours and "http" in taken:
+        if ours and "http" in parameters_of(self.cls):
             arguments["http"] = http
         return arguments
 
@@ -271,13 +270,6 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
-
-
-@lru_cache(maxsize=256)
-def _taken_by(cls: type[Any]) -> frozenset[str]:
-    """Return which of our own arguments the class takes."""
-    own = {name for name in ("base_url", "api_key") if takes(cls, name)}
-    return frozenset(own | ({"http"} & parameters_of(cls).keys()))
 
 
 def takes(cls: type[Any], name: str) -> bool:
