@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -174,6 +174,46 @@ async def test_silence_is_counted_while_a_reply_is_due_and_from_the_last_word() 
         assert line.silence > 0  # the reply is due, whoever waits for it
         line.close()
         assert line.silence == 0
+
+
+class Heard:
+    """Takes replies down as they come."""
+
+    def __init__(self) -> None:
+        self.parts: asyncio.Queue[list[bytes] | RedisConnectionError] = asyncio.Queue()
+
+    def heard(self, replies: Sequence[bytes]) -> None:
+        self.parts.put_nowait(list(replies))
+
+    def lost(self, error: RedisConnectionError) -> None:
+        self.parts.put_nowait(error)
+
+
+async def test_a_listener_hears_each_reply_when_it_comes_and_only_its_own() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(5):
+            await command_from(reader)
+        writer.write(b"$1\r\na\r\n")
+        await go_on.wait()
+        writer.write(b"$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with peer(answer) as url, line_to(url) as line:
+        await line.open()
+        first, second = Heard(), Heard()
+        line.say([pack("PING")] * 3, first)
+        line.say([pack("PING")] * 2, second)
+        assert await first.parts.get() == [b"a"]
+        go_on.set()
+        assert await first.parts.get() == [b"b", b"c"]
+        assert await second.parts.get() == [b"d"]
+        assert isinstance(await second.parts.get(), RedisConnectionError)
+        assert first.parts.empty()
+        line.say([pack("PING")], first)
+        assert isinstance(first.parts.get_nowait(), RedisConnectionError)  # there is no connection
 
 
 async def test_nothing_to_say_is_answered_with_nothing(line: Line) -> None:
