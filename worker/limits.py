@@ -59,7 +59,14 @@ class Limits:
         pause = _SHORTEST_PAUSE
         while True:
             freed.clear()
-            if await self._writer.submit(call, remember=False):
+            asked = self._writer.submit(call, remember=False)
+            try:
+                given = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                # Redis may be asked again later than it is told that the place is free.
+                asked.add_done_callback(lambda _: self._vacate(name, holder))
+                raise
+            if given:
                 self._held[holder] = call
                 return
             # One that is freed in this worker is heard of; for those of the others it has to ask.

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Self
 
 from producer.wire import events
@@ -12,6 +12,7 @@ from worker.event_log import EventLog
 from worker.outcome import Answered
 from worker.providers import base
 from worker.providers.errors import TimedOut
+from worker.providers.flow import Take
 from worker.providers.part_stream import PartStream
 from worker.providers.registry import Timeouts
 
@@ -31,12 +32,9 @@ async def relay(
     iterator = aiter(parts)  # once: it may be a new one each time
     try:
         async with _Clock(timeouts) as clock:
-            async for some in _reads_of(iterator):
-                answer.add(some)
-                if log.is_full(attempt):
-                    with clock.stopped():  # it is Redis that we wait for, not the provider
-                        await log.flush(attempt)
-                clock.expect_next()
+            intake = _Intake(answer, clock, attempt, log)
+            while not await _poured(iterator, intake.take):
+                await intake.make_room()
     finally:
         try:
             await _close(iterator)
@@ -46,22 +44,48 @@ async def relay(
     return answer.end()
 
 
-def _reads_of(iterator: AsyncIterator[base.Part]) -> AsyncIterator[Sequence[base.Part]]:
-    """Return the parts as they become ready: all that came with one read, where the provider can tell."""
-    return iterator.reads() if isinstance(iterator, PartStream) else _OneByOne(iterator)
+async def _poured(iterator: AsyncIterator[base.Part], take: Take) -> bool:
+    """Hand over the parts as they come; return whether that was all, or ``take`` could take no more at once."""
+    if isinstance(iterator, PartStream):
+        return await iterator.pour(take)
+    async for part in iterator:
+        if not take([part]):
+            return False
+    return True
 
 
-class _OneByOne:
-    """The parts of a provider that tells them one by one. It holds nothing that would have to be closed."""
+class _Intake:
+    """Where the parts go, as long as there is room for them."""
 
-    def __init__(self, iterator: AsyncIterator[base.Part]) -> None:
-        self._iterator = iterator
+    def __init__(self, answer: "_Answer", clock: "_Clock", attempt: Attempt, log: EventLog) -> None:
+        self._answer = answer
+        self._clock = clock
+        self._attempt = attempt
+        self._log = log
+        self._error: Exception | None = None
 
-    def __aiter__(self) -> Self:
-        return self
+    def take(self, parts: list[base.Part]) -> bool:
+        """Take the parts; return whether there is room for more. Whatever goes wrong here is not the provider's."""
+        if self._error is not None:
+            return False
+        try:
+            self._answer.add(parts)
+            self._clock.expect_next()
+        except Exception as error:  # noqa: BLE001 - `make_room` raises it
+            self._error = error
+            return False
+        return not self._log.is_full(self._attempt)
 
-    async def __anext__(self) -> Sequence[base.Part]:
-        return (await anext(self._iterator),)
+    async def make_room(self) -> None:
+        """Wait until there is room again.
+
+        Raises:
+            Exception: what kept the parts from being taken.
+        """
+        if self._error is not None:
+            raise self._error
+        with self._clock.stopped():  # it is Redis that we wait for, not the provider
+            await self._log.flush(self._attempt)
 
 
 class _Clock:
@@ -99,8 +123,9 @@ class _Clock:
         self._unset()
         for _cancel in range(self._times_rung):
             left = self._task.uncancel()
-        # Whoever else cancelled the task meanwhile is to be heard.
-        if self._times_rung and left <= self._cancelled_by_others and kind is asyncio.CancelledError:
+        # Whoever else cancelled the task meanwhile is to be heard. An answer that ends without a word when its time
+        # is up, because its provider swallowed the cancel, is cut.
+        if self._times_rung and left <= self._cancelled_by_others and kind in (asyncio.CancelledError, None):
             raise TimedOut(self._what_took_too_long())
 
     def expect_next(self) -> None:
@@ -161,7 +186,7 @@ class _Answer:
         self._finish_reason = "stop"
         self._usage: dict[str, Any] | None = None
 
-    def add(self, parts: Iterable[base.Part]) -> None:
+    def add(self, parts: Sequence[base.Part]) -> None:
         for part in parts:
             # Nearly all are like this, and nothing about them is to be looked at.
             if (

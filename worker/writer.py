@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from producer.connection import Call, Line, ScriptRunner
 from worker.pending import Asked, Pending
@@ -50,6 +50,8 @@ class Writer:
         self._waiting: list[Pending] = []
         self._said: deque[Pending] = deque()
         self._said_bytes = 0
+        self._unknown: list[Pending] = []
+        """Said to a server that did not know their scripts: they come before all else, with their scripts."""
         self._work = asyncio.Event()
         self._flow: asyncio.Future[None] | None = None
         """There while calls go out as they come; done when they cannot go on so."""
@@ -138,6 +140,9 @@ class Writer:
 
     def _take(self) -> list[Pending]:
         """Put a pipeline together: no more than a slow link carries in time; nothing, where nothing is left to say."""
+        if self._unknown:
+            self._scripts.forget()
+            self._waiting[:0], self._unknown = self._unknown, []
         batch: list[Pending] = []
         looked_at = 0
         room = self._most_at_once() - len(self._said)
@@ -172,6 +177,7 @@ class Writer:
         # What seems to have broken the connection comes last, and stays alone; all else keeps its place.
         at = len(self._waiting) if repeated and repeated[0].is_suspect else 0
         self._waiting[at:at] = repeated
+        self._waiting[:0], self._unknown = self._unknown, []
         if self._waiting:
             self._work.set()
 
@@ -201,7 +207,7 @@ class Writer:
         return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
 
     async def _say_again(self) -> None:
-        self._note_acknowledged()
+        self._note_acknowledged(time.monotonic())
         scripts, calls = self._recent.scripts(), self._recent.calls()
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
         self._scripts.forget()
@@ -222,7 +228,7 @@ class Writer:
             raise
         self._is_careful = False
         self._pause = _FIRST_PAUSE
-        if self._waiting:
+        if self._waiting or self._unknown:
             self._write_soon()
 
     def lost(self, error: RedisError) -> None:
@@ -242,6 +248,9 @@ class Writer:
                 if pending.remembered and _had_effect(result):
                     self._acknowledged.append(pending.call)
                 pending.is_suspect = False
+            elif isinstance(result, NoScriptError) and self._scripts.refusal is None:
+                self._unknown.append(pending)
+                continue
             elif is_passing(result):
                 logger.warning(
                     "redis cannot serve, writing again", error=str(self._scripts.refusal or result)
@@ -249,15 +258,17 @@ class Writer:
                 refused.append(pending)
                 continue
             pending.tell(result)
-        self._note_acknowledged()
+        now = time.monotonic()
+        self._note_acknowledged(now)
+        self._recent.forget_the_old(
+            now
+        )  # here, where the server is heard of: it may have lost no more than that
         if refused:
             self._write_later(refused)
 
-    def _note_acknowledged(self) -> None:
-        now = time.monotonic()
+    def _note_acknowledged(self, now: float) -> None:
         calls, self._acknowledged = self._acknowledged, []
         self._recent.add(calls, now)
-        self._recent.forget_the_old(now)
 
     def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.

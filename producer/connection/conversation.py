@@ -81,9 +81,11 @@ class Conversation(asyncio.Protocol):
         self._reader.feed(data)
         replies = []
         try:
-            while (reply := self._reader.gets()) is not _INCOMPLETE:
-                replies.append(reply)
-            self.hear(replies)
+            try:
+                while (reply := self._reader.gets()) is not _INCOMPLETE:
+                    replies.append(reply)
+            finally:
+                self.hear(replies)  # also what came before something that is no reply
         except Exception as error:  # noqa: BLE001 - whatever it is: another connection is made
             self.lose(error)
 

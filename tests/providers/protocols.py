@@ -10,6 +10,7 @@ from worker.providers.acytoo import Acytoo
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part
 from worker.providers.chatanywhere import ChatAnywhere
 from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.part_stream import PartStream
 
 from .upstream import LAST_CHUNK, PATIENCE, chunk, head
 
@@ -66,9 +67,34 @@ CHATANYWHERE = Protocol(ChatAnywhere, "/v1/chat/gpt/", "text/plain", _plain)
 OVER_HTTP = (OPENAI, ACYTOO, CHATANYWHERE)
 
 
+is_poured = False
+"""Whether `collect` lets the parts be handed over as they come, as a worker does."""
+
+
 async def collect(answer: AsyncGenerator[Part]) -> list[Part]:
     async with asyncio.timeout(PATIENCE):
+        if is_poured and isinstance(answer, PartStream):
+            return await poured(answer)
         return [part async for part in answer]
+
+
+async def poured(answer: PartStream, *, stops: int = 0) -> list[Part]:
+    """Let all parts be handed over; no more are wanted for a moment, the first ``stops`` times that some are."""
+    parts: list[Part] = []
+    times = 0
+
+    def take(some: list[Part]) -> bool:
+        nonlocal times
+        times += 1
+        parts.extend(some)
+        return times > stops
+
+    try:
+        while not await answer.pour(take):
+            pass
+    finally:
+        await answer.aclose()
+    return parts
 
 
 def text_of(parts: Iterable[Part]) -> str:

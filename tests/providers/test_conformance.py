@@ -56,6 +56,8 @@ over_http = pytest.mark.parametrize("protocol", OVER_HTTP, ids=lambda p: p.provi
 
 Http = aiohttp.ClientSession
 
+pytestmark = pytest.mark.usefixtures("taken_in_both_ways")
+
 
 async def failure(answer: AsyncGenerator[Part]) -> ProviderError:
     """The error that an answer ends with: exactly a ProviderError, chained to whatever caused it."""

@@ -18,6 +18,8 @@ from .upstream import Exchange, Upstream, answering, answering_and_closing, chun
 DONE = "[DONE]"
 KEY = "no-usual-look-4711"
 
+pytestmark = pytest.mark.usefixtures("taken_in_both_ways")
+
 
 async def answer_to(body: bytes, http: aiohttp.ClientSession, **more: Any) -> list[Part]:
     async with Upstream(answering(whole(body, content_type="text/event-stream; charset=utf-8"))) as upstream:

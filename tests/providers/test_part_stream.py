@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import pytest
 
-from worker.providers.base import Finish, Part
+from worker.providers.base import Part
 from worker.providers.errors import Broken
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.part_stream import PartStream, part_stream
@@ -25,19 +25,31 @@ async def letters(reads: list[list[Part]], error: Exception | None = None) -> As
         raise error
 
 
-async def test_each_read_is_what_is_ready() -> None:
-    answer = letters([["a", "b"], ["c"]])
-    assert [parts async for parts in answer.reads()] == [["a", "b"], ["c"]]
-    assert [parts async for parts in answer.reads()] == []
+class Taken:
+    """Takes lists of parts, each the last one that it can take for a moment."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[Part]] = []
+
+    def __call__(self, parts: list[Part]) -> bool:
+        self.parts.append(parts)
+        return False
+
+
+async def test_what_is_ready_is_handed_over_together_until_no_more_is_wanted() -> None:
+    answer, taken = letters([["a", "b"], ["c"]]), Taken()
+    assert [await answer.pour(taken) for _ in range(4)] == [False, False, True, True]
+    assert taken.parts == [["a", "b"], ["c"]]
 
 
 async def test_both_ways_can_be_mixed() -> None:
-    answer = letters([["a", "b", "c"], ["d", "e"], ["f"]])
+    answer, taken = letters([["a", "b", "c"], ["d", "e"], ["f"]]), Taken()
     assert await anext(answer) == "a"
-    assert await anext(answer.reads(), []) == ["b", "c"]
+    assert not await answer.pour(taken)
     assert await anext(answer) == "d"
     assert await answer.asend(None) == "e"
-    assert await anext(answer.reads(), []) == ["f"]
+    assert not await answer.pour(taken)
+    assert taken.parts == [["b", "c"], ["f"]]
     with pytest.raises(StopAsyncIteration):
         await anext(answer)
 
@@ -48,29 +60,21 @@ async def test_a_failure_comes_after_the_parts_before_it(
 ) -> None:
     body = sse(delta("a"), delta("b")) + b"event: error\ndata: overloaded\n\n" + sse(delta("c"))
     async with Upstream(answering(*OPENAI.chunked([body]))) as upstream:
-        answer = OPENAI.ask(upstream.url, http=http)
+        answer, taken = OPENAI.ask(upstream.url, http=http), Taken()
         assert isinstance(answer, PartStream)
-        seen = await anext(answer.reads(), []) if all_at_once else [await anext(answer), await anext(answer)]
+        if not all_at_once:
+            taken([await anext(answer), await anext(answer)])
         with pytest.raises(Broken, match="overloaded"):
-            await anext(answer.reads() if all_at_once else answer)
-        assert seen == ["a", "b"]
-        assert await anext(answer.reads(), []) == []
-
-
-async def test_a_read_of_many_events_is_one_list(http: aiohttp.ClientSession) -> None:
-    body = sse(*map(delta, "abc"), delta(finish_reason="stop"), "[DONE]")
-    async with Upstream(answering(*OPENAI.chunked([body]))) as upstream:
-        answer = OPENAI.ask(upstream.url, http=http)
-        assert isinstance(answer, PartStream)
-        assert await anext(answer.reads(), []) == ["a", "b", "c", Finish("stop")]
-        assert await anext(answer.reads(), []) == []
+            await (answer.pour(taken) if all_at_once else anext(answer))
+        assert taken.parts == [["a", "b"]]
+        assert await answer.pour(taken)
 
 
 async def test_what_nobody_took_is_gone_once_the_answer_is_closed() -> None:
     answer = letters([["a", "b"], ["c"]])
     assert await anext(answer) == "a"
     await answer.aclose()
-    assert await anext(answer.reads(), []) == []
+    assert await answer.pour(Taken())
     assert await collect(answer) == []
 
 
@@ -79,7 +83,7 @@ async def test_an_error_thrown_in_ends_the_answer() -> None:
     assert await anext(answer) == "a"
     with pytest.raises(ZeroDivisionError):
         await answer.athrow(ZeroDivisionError())
-    assert await anext(answer.reads(), []) == []
+    assert await answer.pour(Taken())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Producer
+from producer.connection import Call as ScriptCall
+from producer.connection import Script
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
@@ -197,6 +199,25 @@ async def test_who_stops_while_a_place_is_on_its_way_does_not_keep_it(
     await last.begun.wait()
     await last.end()
     await until(lambda: _nobody(redis, keys))
+
+
+async def test_a_place_that_is_given_after_it_was_given_back_is_given_back_again(keys: Keys) -> None:
+    """Redis may refuse one call for a while, and take the next one."""
+    asked: list[tuple[Script, asyncio.Future[int]]] = []
+
+    class Waiting:
+        def submit(self, call: ScriptCall, *, remember: bool = True) -> "asyncio.Future[int]":
+            asked.append((call.script, asyncio.get_running_loop().create_future()))
+            return asked[-1][1]
+
+    call = Call(Limits(Waiting(), keys, LEASE), fleet(1), "c")  # type: ignore[arg-type]
+    await asyncio.sleep(0)  # it asks
+    await call.cancel()
+    asked[0][1].set_result(1)
+    await asyncio.sleep(0)  # the answer is heard
+    assert asked[-1][0] is scripts.VACATE
+    assert not asked[-1][1].done()
+    assert len(asked) == 3
 
 
 async def test_a_call_that_fails_gives_its_place_back(limits: Limits, redis: Redis, keys: Keys) -> None:

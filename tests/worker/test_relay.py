@@ -1,6 +1,7 @@
 """Parts in, events out: joined, split, bounded in time, and the provider closed whatever happens."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -281,6 +282,18 @@ async def test_a_limit_that_is_passed_ends_the_attempt_and_is_named(
     assert caught.value.message == message
     assert provider.closed
     assert texts(await run.events()) == ["a"] * (len(parts) > 0)  # what had come stays
+
+
+async def test_g6_a_provider_that_swallows_the_limit_and_ends_has_not_given_a_whole_answer() -> None:
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimedOut, match="no further chunk came"):
+        await Relayed().of(Provider("a", at_end=swallow).answer(), limits(between_chunks=0.01))
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
 
 
 async def test_an_answer_that_trickles_on_is_ended_by_the_limit_on_the_whole() -> None:

@@ -19,8 +19,9 @@ from worker.providers.base import (
     content_text,
 )
 from worker.providers.errors import BadRequest, Broken, Cut, ProviderError
+from worker.providers.flow import Flow
 from worker.providers.http import Request, json_body, not_a_stream, post, read_rest
-from worker.providers.part_stream import part_stream
+from worker.providers.part_stream import Step, part_stream
 from worker.providers.sse import EventStreamParser, ServerSentEvent
 
 END_MARK = "[DONE]"
@@ -54,7 +55,7 @@ class OpenAICompatible(AsyncGeneratorProvider):
         api_key: str | None = None,
         http: aiohttp.ClientSession | None = None,
         **options: Any,
-    ) -> AsyncGenerator[list[Part]]:
+    ) -> AsyncGenerator[Step]:
         """Ask the service; ``options`` become fields of the request's body, with None left out."""
         request = Request(
             url=(base_url or cls.url).rstrip("/") + "/chat/completions",
@@ -68,9 +69,7 @@ class OpenAICompatible(AsyncGeneratorProvider):
             if response.content_type != "text/event-stream":
                 raise await not_a_stream(response, request)
             answer = _Answer(request)
-            while not answer.is_complete and (data := await response.content.readany()):
-                for parts in answer.feed(data):
-                    yield parts
+            yield Flow(response, answer)
             if parts := answer.end():
                 yield parts
             await read_rest(response)

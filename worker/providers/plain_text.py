@@ -1,14 +1,15 @@
 """Services that answer a POST with nothing but the text, to the end of the response."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any, ClassVar
 
 import aiohttp
 
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part, refuse_options
+from worker.providers.flow import Flow
 from worker.providers.http import Request, json_body, post, refuse_web_page
-from worker.providers.part_stream import part_stream
+from worker.providers.part_stream import Step, part_stream
 from worker.providers.sse import text_decoder
 
 
@@ -44,7 +45,7 @@ class PlainTextProvider(AsyncGeneratorProvider):
         api_key: str | None = None,
         http: aiohttp.ClientSession | None = None,
         **options: Any,
-    ) -> AsyncGenerator[list[Part]]:
+    ) -> AsyncGenerator[Step]:
         """Ask the service; ``model`` is not sent, because these services name their models in ways of their own."""
         refuse_options(cls.__name__, options | {"api_key": api_key})
         url = (base_url or cls.url).rstrip("/")
@@ -57,9 +58,25 @@ class PlainTextProvider(AsyncGeneratorProvider):
         )
         async with post(request, http) as response:
             await refuse_web_page(response, request)
-            decoder = text_decoder()
-            while data := await response.content.readany():
-                if text := decoder.decode(data):
-                    yield [text]
-            if text := decoder.decode(b"", final=True):
-                yield [text]
+            answer = _Answer()
+            yield Flow(response, answer)
+            for parts in answer.end():
+                yield parts
+
+
+class _Answer:
+    """What has come of one answer: bytes in, text out."""
+
+    is_complete = False  # it ends with the response
+
+    def __init__(self) -> None:
+        self._decoder = text_decoder()
+
+    def feed(self, data: bytes, *, final: bool = False) -> Iterator[list[Part]]:
+        """Yield the text that ``data`` completes."""
+        if text := self._decoder.decode(data, final=final):
+            yield [text]
+
+    def end(self) -> Iterator[list[Part]]:
+        """Yield what only the end makes complete."""
+        return self.feed(b"", final=True)

@@ -1,0 +1,134 @@
+"""A response that is poured out: whole, at any pace, and without a trace of it left on its connection."""
+
+import asyncio
+import gzip
+
+import aiohttp
+import pytest
+
+from worker.providers.base import Finish, Part
+from worker.providers.errors import Cut
+from worker.providers.part_stream import PartStream
+
+from .protocols import ACYTOO, OPENAI, delta, poured, sse, text_of
+from .upstream import LAST_CHUNK, PATIENCE, Exchange, Upstream, answering, chunk, head
+
+
+def ask(upstream: Upstream, http: aiohttp.ClientSession) -> PartStream:
+    answer = OPENAI.ask(upstream.url, http=http)
+    assert isinstance(answer, PartStream)
+    return answer
+
+
+async def test_a_read_of_many_events_is_handed_over_at_once(http: aiohttp.ClientSession) -> None:
+    body = sse(*map(delta, "abc"), delta(finish_reason="stop"), "[DONE]")
+    async with Upstream(answering(*OPENAI.chunked([body]))) as upstream:
+        lists: list[list[Part]] = []
+
+        def take(parts: list[Part]) -> bool:
+            lists.append(parts)
+            return True
+
+        assert await ask(upstream, http).pour(take)
+        assert lists == [["a", "b", "c", Finish("stop")]]
+
+
+async def test_a_piece_is_handed_over_in_the_step_in_which_it_arrives(http: aiohttp.ClientSession) -> None:
+    """No task has to be woken for it, not even the one that waits for the answer."""
+    texts = [f"{number} " for number in range(50)]
+    places: set[str] = set()
+
+    def take(_: list[Part]) -> bool:
+        places.add("a task" if asyncio.current_task() is not None else "the connection")
+        return True
+
+    async with Upstream(answering(*OPENAI.chunked([sse(delta(text)) for text in texts]))) as upstream:
+        answer = ask(upstream, http)
+        with pytest.raises(Cut):
+            await answer.pour(take)
+        assert "the connection" in places
+
+
+@pytest.mark.parametrize("stops", [1, 5, 1000])
+async def test_a_taker_that_is_full_again_and_again_gets_all(http: aiohttp.ClientSession, stops: int) -> None:
+    texts = [f"{number} " for number in range(500)]
+    pieces = [sse(*map(delta, texts[begin : begin + 7])) for begin in range(0, len(texts), 7)]
+    async with Upstream(answering(*OPENAI.chunked([*pieces, sse("[DONE]")]))) as upstream:
+        assert text_of(await poured(ask(upstream, http), stops=stops)) == "".join(texts)
+
+
+async def test_while_the_taker_is_full_the_service_is_read_no_further(http: aiohttp.ClientSession) -> None:
+    sent = 0
+    piece = sse(delta("x" * 8000))
+
+    async def flood(exchange: Exchange) -> None:
+        nonlocal sent
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"))
+        while sent < 2000:  # 16 MB: more than the sockets hold
+            await exchange.send(chunk(piece))
+            sent += 1
+        await exchange.send(chunk(sse("[DONE]")), LAST_CHUNK)
+
+    async with Upstream(flood) as upstream:
+        answer = ask(upstream, http)
+        taken: list[Part] = []
+
+        def take(parts: list[Part]) -> bool:
+            taken.extend(parts)
+            return len(taken) > 1
+
+        assert not await answer.pour(take)
+        before = -1
+        while sent > before:  # until the service cannot send any more
+            before = sent
+            await asyncio.sleep(0.05)
+        assert 0 < sent < 1900
+        while not await answer.pour(take):
+            pass
+        assert text_of(taken) == "x" * 8000 * 2000
+
+
+async def test_answers_that_share_one_connection_are_each_whole() -> None:
+    """The next call may begin in the very step in which the last answer ends."""
+    texts = [f"{number} " for number in range(20)]
+    pieces = [*(sse(delta(text)) for text in texts), sse("[DONE]")]
+    connector = aiohttp.TCPConnector(limit=1)
+    async with Upstream(answering(*OPENAI.chunked(pieces))) as upstream:
+        async with aiohttp.ClientSession(connector=connector) as http, asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(*(poured(ask(upstream, http)) for _ in range(20)))
+        assert [text_of(parts) for parts in answers] == ["".join(texts)] * 20
+        assert upstream.connections == 1
+
+
+async def test_a_call_that_is_cancelled_while_it_is_poured_is_closed(http: aiohttp.ClientSession) -> None:
+    has_begun, is_gone = asyncio.Event(), asyncio.Event()
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"), chunk(sse(delta("a"))))
+        await exchange.peer_closed()
+        is_gone.set()
+
+    def take(_: list[Part]) -> bool:
+        has_begun.set()
+        return True
+
+    async with Upstream(stall) as upstream, asyncio.timeout(PATIENCE):
+        reader = asyncio.create_task(ask(upstream, http).pour(take))
+        await has_begun.wait()
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await is_gone.wait()
+
+
+async def test_a_compressed_body_and_one_that_ends_with_its_connection_are_poured_whole(
+    http: aiohttp.ClientSession,
+) -> None:
+    text = "".join(f"{number} " for number in range(100_000))
+    packed = gzip.compress(text.encode())
+    begin = head(content_type="text/plain", content_encoding="gzip", transfer_encoding="chunked")
+    parts = [chunk(packed[at : at + 1000]) for at in range(0, len(packed), 1000)]
+    async with Upstream(answering(begin, *parts, LAST_CHUNK)) as upstream:
+        answer = ACYTOO.ask(upstream.url, http=http)
+        assert isinstance(answer, PartStream)
+        assert text_of(await poured(answer, stops=3)) == text

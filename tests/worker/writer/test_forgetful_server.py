@@ -1,0 +1,151 @@
+"""A server that came back without its last second is told it again."""
+
+import asyncio
+import time
+
+import pytest
+from redis.exceptions import (
+    BusyLoadingError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from worker import writer as writer_module
+from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
+from worker.writer import Writer
+
+from .peer import SCRIPT, FakeLine, Peer, call, command_of, written
+
+
+async def test_another_server_is_told_what_was_acknowledged_lately_and_in_its_order(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    await written(writer, peer, "a", "b")
+    await written(writer, peer, "c")
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("d"))
+    assert await peer.pipelines.get() == ["a", "b", "c"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["d"]
+    peer.replies.put_nowait({})
+    await written(writer, peer, "e")  # and not said a third time
+
+
+async def test_what_a_server_may_have_lost_is_counted_from_when_it_was_last_heard_of(
+    writer: Writer, peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it was away, and however often it cannot be told yet."""
+    away = 0.0
+    clock = time.monotonic
+    monkeypatch.setattr(writer_module.time, "monotonic", lambda: clock() + away)
+    await written(writer, peer, "a", "b")
+    writer.remember(call("c"))
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("d"))
+    for reply in (BusyLoadingError("Redis is loading"), RedisConnectionError("gone"), {}):
+        away += 10 * REMEMBERED_SECONDS
+        assert await peer.pipelines.get() == ["a", "b", "c"]
+        peer.replies.put_nowait(dict.fromkeys("abc", reply) if isinstance(reply, BusyLoadingError) else reply)
+    assert await peer.pipelines.get() == ["d"]
+    peer.replies.put_nowait({})
+
+
+async def test_the_same_server_over_a_new_connection_is_told_nothing_again(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    await written(writer, peer, "a", "b")
+    line.close()
+    await written(writer, peer, "c")
+
+
+async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    await written(writer, peer, "a")
+    await written(writer, peer, "a look", remember=False)
+    refused = writer.submit(call("b"))
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({"b": ResponseError("WRONGTYPE")})
+    with pytest.raises(ResponseError):
+        await refused
+    writer.remember(call("in other words"))
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("c"))
+    assert await peer.pipelines.get() == ["a", "in other words"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait({})
+
+
+async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    await written(writer, peer, "a", "b")
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("c"))
+    for reply in (RedisConnectionError("gone"), RedisConnectionError("gone"), {}):
+        assert await peer.pipelines.get() == ["a", "b"]
+        peer.replies.put_nowait(reply)
+    assert await peer.pipelines.get() == ["c"]
+    peer.replies.put_nowait({})
+
+
+async def test_a_server_that_does_not_say_who_it_is_may_always_be_another_one(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    line.run_id = ""
+    await written(writer, peer, "a")
+    line.close()
+    writer.submit(call("b"))
+    assert await peer.pipelines.get() == ["a"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["b"]
+    peer.replies.put_nowait({})
+
+
+async def test_what_a_fence_or_a_cancel_kept_from_having_an_effect_is_not_said_again(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    futures = [writer.submit(call(name)) for name in "abcd"]
+    peer.replies.put_nowait({"b": b"lost", "c": [b"cancel", b"enough"], "d": b"gone"})
+    assert await peer.pipelines.get() == ["a", "b", "c", "d"]
+    await asyncio.gather(*futures)
+    line.run_id = "two"
+    line.close()
+    writer.submit(call("e"))
+    assert await peer.pipelines.get() == ["a"]
+    peer.replies.put_nowait({})
+    assert await peer.pipelines.get() == ["e"]
+    peer.replies.put_nowait({})
+
+
+def names_in(recent: RecentCalls) -> list[str]:
+    return [command_of(call)[3].decode() for call in recent.calls()]
+
+
+def test_what_is_remembered_is_bounded_by_bytes_and_the_last_part_stays() -> None:
+    recent = RecentCalls()
+    for i in range(40):
+        recent.add([SCRIPT.on([str(i)], b"x" * (REMEMBERED_BYTES // 10))], now=1.0)
+        recent.forget_the_old(now=1.0)
+    assert names_in(recent) == [str(i) for i in range(31, 40)]
+    recent.add([SCRIPT.on(["huge"], b"x" * (2 * REMEMBERED_BYTES))], now=1.0)
+    recent.forget_the_old(now=1.0)
+    assert names_in(recent) == []
+    recent.add([call("small")], now=1.0)
+    assert names_in(recent) == ["small"]
+
+
+def test_what_is_remembered_is_bounded_by_time() -> None:
+    now = 1000.0
+    recent = RecentCalls()
+    for name in "abc":
+        recent.add([call(name)], now)
+        now += REMEMBERED_SECONDS / 2 - 0.01
+    recent.add([call("d"), call("e")], now)
+    recent.forget_the_old(now)
+    assert names_in(recent) == ["b", "c", "d", "e"]
