@@ -1,6 +1,7 @@
 """A response that is poured out: whole, at any pace, and without a trace of it left on its connection."""
 
 import asyncio
+import gc
 import gzip
 
 import aiohttp
@@ -8,6 +9,7 @@ import pytest
 
 from worker.providers.base import Finish, Part
 from worker.providers.errors import Cut
+from worker.providers.flow import _Ear
 from worker.providers.part_stream import PartStream
 
 from .protocols import ACYTOO, OPENAI, delta, poured, sse, text_of
@@ -119,6 +121,32 @@ async def test_a_call_that_is_cancelled_while_it_is_poured_is_closed(http: aioht
         with pytest.raises(asyncio.CancelledError):
             await reader
         await is_gone.wait()
+
+
+async def test_what_arrives_in_the_step_of_a_cancel_is_left_alone(http: aiohttp.ClientSession) -> None:
+    has_begun, told = asyncio.Event(), 0
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"), chunk(sse(delta("a"))))
+        await exchange.peer_closed()
+
+    def take(_: list[Part]) -> bool:
+        nonlocal told
+        told += 1
+        has_begun.set()
+        return True
+
+    async with Upstream(stall) as upstream, asyncio.timeout(PATIENCE):
+        answer = ask(upstream, http)
+        reader = asyncio.create_task(answer.pour(take))
+        await has_begun.wait()
+        await asyncio.sleep(0)  # it waits for more
+        (ear,) = [it for it in gc.get_objects() if isinstance(it, _Ear) and it._is_there]
+        reader.cancel()
+        ear.data_received(chunk(sse(delta("b"))))
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+    assert told == 1
 
 
 async def test_a_compressed_body_and_one_that_ends_with_its_connection_are_poured_whole(

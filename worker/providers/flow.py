@@ -106,7 +106,7 @@ class _Ear(asyncio.Protocol):
             self._go()
 
     def _listen_now(self) -> None:
-        if not self._is_there:
+        if self._heard_enough.done():  # also where `listen` was cancelled, and has yet to notice
             return
         try:
             is_rest_wanted = self._hear()
@@ -138,7 +138,7 @@ class _Ear(asyncio.Protocol):
         """Hear what is left; what the loss means for the answer is told to whoever reads on."""
         self._handler.connection_lost(exc)
         self._listen_now()
-        if self._is_there:
+        if not self._heard_enough.done():
             self._go()
             self._heard_enough.set_result(True)
 
