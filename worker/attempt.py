@@ -33,6 +33,7 @@ class Attempt:
         "has_output",
         "id",
         "is_announced",
+        "is_ending",
         "job_id",
         "keeps",
         "lost",
@@ -54,6 +55,8 @@ class Attempt:
         self.refusal: BaseException | None = None
         self.sealed = False
         """Whether the last event is on its way: whatever a provider that would not stop still says comes too late."""
+        self.is_ending = False
+        """Whether all that waits goes with the last event."""
         self.waiting_bytes = 0
         """How much waits to be written, without the frame that is on its way."""
         self.is_announced = False

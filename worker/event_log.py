@@ -1,6 +1,7 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from producer.connection import Call
@@ -10,7 +11,7 @@ from producer.wire.events import Event, encode
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
-from worker.pending import Pending
+from worker.pending import Asked, Pending
 from worker.writer import Writer
 
 MAX_WAITING_BYTES = 1024 * 1024
@@ -105,10 +106,17 @@ class EventLog:
         while not attempt.lost and (attempt.bytes_on_their_way or attempt.waiting_bytes > MAX_MERGED_BYTES):
             await attempt.settled()
         attempt.check()
-        self._unwritten_bytes -= attempt.waiting_bytes
-        frame = attempt.take_rest() + last
-        attempt.settle()
-        match await self._writer.submit(self._finish_call(attempt, end, frame)):
+
+        def make() -> Call:
+            self._unwritten_bytes -= attempt.waiting_bytes
+            frame = attempt.take_rest() + last
+            attempt.settle()
+            return self._finish_call(attempt, end, frame)
+
+        attempt.is_ending = True
+        finishing = _Finish(make)
+        self._writer.add(finishing)
+        match await finishing.future:
             case b"written" | b"repeated":
                 attempt.frames = None
                 return None
@@ -159,10 +167,10 @@ class _Frames(Pending):
         self._append: Prepared | None = None
 
     def prepare(self) -> Call | None:
-        """Make a frame of all that waits. There is nothing if it went with the last event, or was dropped."""
+        """Make a frame of all that waits. There is nothing if it goes with the last event, or was dropped."""
         if self.call is None:
             self._attempt.is_announced = False
-            if (taken := self._attempt.take_frame()) is not None:
+            if not self._attempt.is_ending and (taken := self._attempt.take_frame()) is not None:
                 last_id, frame = taken
                 self._attempt.bytes_on_their_way = len(frame)
                 self._append = self._append or self._prepared()
@@ -177,6 +185,22 @@ class _Frames(Pending):
         """Let the attempt go on."""
         self.call = None
         self._log.after_write(self._attempt, result)
+
+
+class _Finish(Asked):
+    """The end of an attempt. It is made when it is sent: it may carry a whole answer, and thousands may wait."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[], Call]) -> None:
+        super().__init__(None, remembered=True, repeated=True)
+        self._make = make
+
+    def prepare(self) -> Call:
+        """Make it, the first time."""
+        if self.call is None:
+            self.call = self._make()
+        return self.call
 
 
 def _check_open(attempt: Attempt) -> None:

@@ -40,7 +40,7 @@ class Asked(Pending):
 
     __slots__ = ("future", "remembered", "repeated")
 
-    def __init__(self, call: Call, *, remembered: bool, repeated: bool) -> None:
+    def __init__(self, call: Call | None, *, remembered: bool, repeated: bool) -> None:
         super().__init__(call)
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.remembered = remembered

@@ -54,7 +54,8 @@ class SteppedWriter:
         return asked.future
 
     def add(self, pending: Pending) -> None:
-        self.waiting.append(Step(scripts.APPEND, pending))
+        script = scripts.FINISH if isinstance(pending, Asked) else scripts.APPEND
+        self.waiting.append(Step(script, pending))
 
     def remember(self, call: Call) -> None:
         """A server that forgets what it acknowledged is not played here."""
