@@ -1,12 +1,12 @@
 """What the way from a service's bytes to the parts of an answer costs in CPU, beside a bare read by aiohttp.
 
 python -m benchmarks.provider_path --rounds 9
-python -m benchmarks.provider_path --held 2000 --side reads
+python -m benchmarks.provider_path --held 2000 --side poured
 
 Sides, in turns in the same run: `bytes` reads and drops what aiohttp hands over; `parts` iterates over the provider's
-parts; `reads` takes all parts of a read at once. Answers: `none` is the end mark alone, so a call; `fast` comes in four
-writes, `paced` one event at a time; `small` events hold a text alone, `full` ones what OpenAI sends beside it. Figures
-are CPU time of this process alone, the service being another: the least of all rounds, and the median in brackets.
+parts; `poured` has them handed over as they arrive. Answers: `none` is the end mark alone, so a call; `fast` comes in
+four writes, `paced` one event at a time; `small` events hold a text alone, `full` ones what OpenAI sends beside it.
+Figures are CPU time of this process alone, the service being another: the least of all rounds, the median in brackets.
 """
 
 import argparse
@@ -24,8 +24,10 @@ from typing import Any
 import aiohttp
 
 from benchmarks.figures import memory
+from worker.providers.base import Part
 from worker.providers.http import open_session
 from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.part_stream import PartStream
 
 CHUNKS = 200  # in an answer
 FAST_WRITES = 4  # in which a fast answer comes
@@ -156,7 +158,7 @@ async def read_bytes(http: aiohttp.ClientSession, url: str) -> int:
     return reads
 
 
-def ask(http: aiohttp.ClientSession, url: str) -> Any:
+def ask(http: aiohttp.ClientSession, url: str) -> PartStream:
     return OpenAICompatible.create_async_generator("m", MESSAGES, base_url=url, http=http)
 
 
@@ -167,15 +169,19 @@ async def read_parts(http: aiohttp.ClientSession, url: str) -> int:
     return parts
 
 
-async def read_reads(http: aiohttp.ClientSession, url: str) -> int:
-    parts = 0
-    answer = ask(http, url)
-    while ready := await answer.read():
-        parts += len(ready)
-    return parts
+async def pour(http: aiohttp.ClientSession, url: str) -> int:
+    count = 0
+
+    def take(parts: list[Part]) -> bool:
+        nonlocal count
+        count += len(parts)
+        return True
+
+    await ask(http, url).pour(take)
+    return count
 
 
-SIDES: dict[str, Side] = {"bytes": read_bytes, "parts": read_parts, "reads": read_reads}
+SIDES: dict[str, Side] = {"bytes": read_bytes, "parts": read_parts, "poured": pour}
 
 
 # -- the figures -----------------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ async def cpu_of(side: Side, http: aiohttp.ClientSession, url: str, calls: int) 
 
 
 async def measure(base: str, rounds: int, only: str) -> None:
-    sides = [name for name in SIDES if name != "reads" or hasattr(ask(None, ""), "read")]
+    sides = list(SIDES)
     print(f"{'answer':12} {'side':6} {'us/call':>18} {'us/chunk':>9} {'over bytes':>11}")
     async with open_session() as http:
         calls = await rounds_of(http, f"{base}/none", sides, rounds)

@@ -260,9 +260,8 @@ class Writer:
             pending.tell(result)
         now = time.monotonic()
         self._note_acknowledged(now)
-        self._recent.forget_the_old(
-            now
-        )  # here, where the server is heard of: it may have lost no more than that
+        # Only here, where the server is heard of: it may have lost the moments before that, and no others.
+        self._recent.forget_the_old(now)
         if refused:
             self._write_later(refused)
 
@@ -275,8 +274,7 @@ class Writer:
 
         Without memory, say, it still takes what settles, renews and releases; that is how it gets memory again.
         """
-
-        self._scripts.forget()  # it may be that it does not know them
+        self._scripts.forget()  # it may be that it would not load them
 
         def write() -> None:
             self._waiting.extend(refused)

@@ -13,7 +13,7 @@ from producer.connection.line import Arg, Line, Listener, pack
 
 @dataclass(
     frozen=True, slots=True, eq=False
-)  # by identity: each is loaded once, and sets of them cost little
+)  # each is read once: sets of them go by identity, which is cheap
 class Script:
     """The text of a Lua script and the SHA-1 by which the server knows it."""
 
