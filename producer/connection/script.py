@@ -30,6 +30,10 @@ class Script:
         """Return the call of this script on ``keys`` with ``args``."""
         return Call(self, keys, args)
 
+    def unsaid(self, keys: Sequence[str], *args: Arg) -> "Call":
+        """Return a call that will probably never be said: it is not packed, and is to be so from its `words`."""
+        return Call(self, keys, args, b"")
+
     def prepared(self, keys: Sequence[str]) -> "Prepared":
         """Return what makes calls of this script on ``keys`` with two arguments."""
         return Prepared(self, keys)
@@ -54,7 +58,10 @@ class Prepared:
 
 
 class Call:
-    """A script with its keys and arguments. ``packed``: the bytes that are sent, however often it is said."""
+    """A script with its keys and arguments.
+
+    ``packed``: the bytes that are sent, however often it is said; empty, where it was made `Script.unsaid`.
+    """
 
     __slots__ = ("args", "keys", "packed", "script")
 
@@ -64,7 +71,12 @@ class Call:
         self.script = script
         self.keys = keys
         self.args = args
-        self.packed = packed or pack("EVALSHA", script.sha, len(keys), *keys, *args)
+        self.packed = pack(*self.words) if packed is None else packed
+
+    @property
+    def words(self) -> tuple[Arg, ...]:
+        """The command."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
 
 class ScriptRunner:
