@@ -95,6 +95,16 @@ class Provider:
     """Calls at the same time in all workers together; None: as many as there are jobs."""
     continuation: Continuation = "ask"
     """How it is brought to go on from text that stands."""
+    _is_ours: bool = field(init=False, repr=False, compare=False)
+    """Whether the class derives from `AsyncGeneratorProvider`."""
+    _default_model: str = field(init=False, repr=False, compare=False)
+    _arguments: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once, and not for each job.
+        object.__setattr__(self, "_is_ours", issubclass(self.cls, AsyncGeneratorProvider))
+        object.__setattr__(self, "_default_model", _first_name(self.models))
+        object.__setattr__(self, "_arguments", self._own_arguments())
 
     @property
     def shown_url(self) -> str:
@@ -128,10 +138,7 @@ class Provider:
 
     def model_for(self, job: Job) -> str:
         """Return the model to ask for: the job's, else the provider's first one, if that is a name."""
-        if job.model is not None:
-            return job.model
-        first = next(iter(self.models), "")
-        return "" if any(mark in first for mark in "*?[") else first
+        return self._default_model if job.model is None else job.model
 
     def timeouts_for(self, job: Job) -> Timeouts:
         """Return the limits: the job's own, and where it names none, the provider's."""
@@ -149,30 +156,36 @@ class Provider:
         """
         if job.options and (refused := sorted((job.options.keys() & GUARDED) - self.allowed)):
             raise BadRequest(f"provider {self.name!r} does not let a job set: {', '.join(refused)}")
-        arguments = self._arguments(self.timeouts_for(job), http)
-        if job.temperature is not None:
-            arguments["temperature"] = job.temperature
-        if not _DESTINATIONS.isdisjoint(job.options):  # allowed, but our key goes nowhere that a job chooses
-            arguments.pop("api_key", None)
-        arguments |= {**self.options, **job.options}
+        arguments = self._arguments_for(job, http)
         messages = continued(job.messages, standing, self.continuation) if standing else job.messages
         parts: AsyncIterator[Part] = self.cls.create_async_generator(self._model(job), messages, **arguments)
         return parts
 
-    def _arguments(self, timeouts: Timeouts, http: aiohttp.ClientSession) -> dict[str, Any]:
-        """Return what the worker itself tells the class, as far as the class takes it."""
-        ours = issubclass(self.cls, AsyncGeneratorProvider)
-        # A foreign class takes its timeout for the whole answer, and knows its own URL and how to connect.
-        arguments: dict[str, Any] = {
-            "proxy": self.proxy,
-            "timeout": timeouts.connect if ours else timeouts.total,
-        }
-        if self.url and (ours or self.url != getattr(self.cls, "url", "")) and takes(self.cls, "base_url"):
+    def _arguments_for(self, job: Job, http: aiohttp.ClientSession) -> dict[str, Any]:
+        """Return what the class is told about this job, as far as it takes that."""
+        arguments = {**self._arguments}
+        timeouts = self.timeouts_for(job)
+        # A foreign class takes its timeout for the whole answer.
+        arguments["timeout"] = timeouts.connect if self._is_ours else timeouts.total
+        if "http" in arguments:
+            arguments["http"] = http
+        if job.temperature is not None:
+            arguments["temperature"] = job.temperature
+        if not _DESTINATIONS.isdisjoint(job.options):  # allowed, but our key goes nowhere that a job chooses
+            arguments.pop("api_key", None)
+        return {**arguments, **self.options, **job.options}
+
+    def _own_arguments(self) -> Mapping[str, Any]:
+        """Return what the class is told about every job, as far as it takes that; the session is still to come."""
+        arguments: dict[str, Any] = {"proxy": self.proxy}
+        # A foreign class knows its own URL, and how to connect.
+        is_its_own = not self._is_ours and self.url == getattr(self.cls, "url", "")
+        if self.url and not is_its_own and takes(self.cls, "base_url"):
             arguments["base_url"] = self.url
         if self.api_key and takes(self.cls, "api_key"):
             arguments["api_key"] = self.api_key
-        if ours and "http" in parameters_of(self.cls):
-            arguments["http"] = http
+        if self._is_ours and "http" in parameters_of(self.cls):
+            arguments["http"] = None
         return arguments
 
     def _model(self, job: Job) -> str:
@@ -187,7 +200,8 @@ class Registry:
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._providers = {provider.name: provider for provider in providers}
-        # Jobs name few models, again and again.
+        # Jobs name few providers and models, again and again.
+        self._usable = lru_cache(maxsize=1024)(self._find_usable)
         self._first_serving = lru_cache(maxsize=1024)(self._find_serving)
 
     def __iter__(self) -> Iterator[Provider]:
@@ -202,16 +216,15 @@ class Registry:
         Raises:
             NoProvider: its name is unknown, it is not working or lacks its key, or nobody serves the model.
         """
-        names = [job.provider] if isinstance(job.provider, str) else job.provider
-        if names:
-            return self._usable(names)
+        if job.provider:
+            return self._usable(*([job.provider] if isinstance(job.provider, str) else job.provider))
         if job.model is None:
             raise NoProvider(
                 "no_provider", f"the job names neither a provider nor a model; there are: {self._all()}"
             )
         return [self._first_serving(job.model)]
 
-    def _usable(self, names: Sequence[str]) -> Sequence[Provider]:
+    def _find_usable(self, *names: str) -> Sequence[Provider]:
         found: list[Provider] = []
         troubles: list[NoProvider] = []
         for name in dict.fromkeys(names):
@@ -257,6 +270,13 @@ class Registry:
     def _working(self) -> str:
         usable = [p.name for p in self._providers.values() if p.working and not p.lacks_key]
         return ", ".join(usable) or "none"
+
+
+def _first_name(models: Sequence[str]) -> str:
+    """Return the first model, if it is one and no pattern; '' otherwise."""
+    first = next(iter(models), "")
+    is_name = isinstance(first, str) and not any(mark in first for mark in "*?[")
+    return first if is_name else ""
 
 
 def parameters_of(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
