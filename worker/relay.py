@@ -31,7 +31,7 @@ async def relay(
     answer = _Answer(attempt, log)
     iterator = aiter(parts)  # once: it may be a new one each time
     try:
-        async with _Clock(timeouts) as clock:
+        with _Clock(timeouts) as clock:
             intake = _Intake(answer, clock, attempt, log)
             while not await _poured(iterator, intake.take):
                 await intake.make_room()
@@ -108,10 +108,9 @@ class _Clock:
         self._due = min(now + timeouts.first_chunk, self._end)
         self._started = False
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0.0
         self._times_rung = 0
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task(self._loop)
         assert task is not None, "a coroutine runs in a task"
         self._task = task
@@ -119,7 +118,7 @@ class _Clock:
         self._set()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._unset()
         for _cancel in range(self._times_rung):
             left = self._task.uncancel()
@@ -138,9 +137,6 @@ class _Clock:
             raise TimedOut(self._what_took_too_long())
         self._started = True
         self._due = min(self._loop.time() + self._between_chunks, self._end)
-        if self._due < self._rings_at:
-            self._unset()
-            self._set()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -152,8 +148,9 @@ class _Clock:
         self._set()
 
     def _set(self) -> None:
-        self._rings_at = self._due
-        self._timer = self._loop.call_at(self._due, self._ring)
+        # No later than it may have to: whatever comes before then moves the instant, and not the timer.
+        soonest = min(self._due, self._loop.time() + self._between_chunks)
+        self._timer = self._loop.call_at(soonest, self._ring)
 
     def _unset(self) -> None:
         if self._timer is not None:
@@ -218,8 +215,9 @@ class _Answer:
                 raise TypeError(f"a provider yielded a {type(part).__name__}, which is no part of an answer")
 
     def end(self) -> Answered:
-        self._add_reasoning(self._reasoning.rest())
-        self._add_text(self._text.rest())
+        if self._reasoning.half or self._text.half:
+            self._add_reasoning(self._reasoning.rest())
+            self._add_text(self._text.rest())
         return Answered(self._finish_reason, self._chars, self._usage)
 
     def _add_text(self, text: str) -> None:
@@ -268,6 +266,8 @@ def _is_whole(text: str) -> bool:
 
 
 def _whole(text: str) -> str:
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
