@@ -59,17 +59,17 @@ class Asker:
         Raises:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
         """
-        with self._cancellations.watch(question.entry, question.attempt) as stop:
-            name = f"chatrelay-answer-{question.job.id}"
-            answering = asyncio.create_task(self._answer(question, stop), name=name)
-            answering.add_done_callback(stop.ended)  # should it be cancelled before it begins
-            deadline = _stop_at_deadline(question, stop)
-            try:
-                ended = await stop.wait(answering)
-            finally:
-                if deadline is not None:
-                    deadline.cancel()
-                answering.cancel()  # for the case that this task itself was cancelled
+        stop = self._cancellations.watch(question.entry, question.attempt)
+        # A task of its own: what a class that is not ours does to it, such as not to end, does nothing to this one.
+        answering = asyncio.get_running_loop().create_task(self._answer(question, stop))
+        deadline = _stop_at_deadline(question, stop)
+        try:
+            ended = await stop.wait(answering)
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+            answering.cancel()  # for the case that this task itself was cancelled
+            self._cancellations.forget(question.entry, question.attempt)
         provider = question.provider.name
         if not ended:
             logger.error("a provider would not be stopped", job=question.job.id, provider=provider)

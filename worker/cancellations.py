@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -44,7 +43,7 @@ class Stop:
             self.reason = reason
             self._turned.set_result(None)
 
-    def ended(self, _: object = None) -> None:
+    def ended(self) -> None:
         """Take notice of the answer's end: there is nothing to stop any more."""
         if not self._turned.done():
             self._turned.set_result(None)
@@ -85,20 +84,20 @@ class Cancellations:
         self._early: dict[_Which, str] = {}
         self._releasing = False
 
-    @contextlib.contextmanager
-    def watch(self, entry: Entry, attempt: Attempt) -> Iterator[Stop]:
-        """While inside, the answer is stopped by a cancel of the job, by `lose`, and by `release_all`."""
-        which, place = (attempt.job_id, attempt.id), (entry.queue, entry.id)
-        stop = self._running[which] = self._places[place] = Stop()
+    def watch(self, entry: Entry, attempt: Attempt) -> Stop:
+        """Return what stops the answer on a cancel of the job, `lose` and `release_all`, until `forget`."""
+        which = (attempt.job_id, attempt.id)
+        stop = self._running[which] = self._places[entry.queue, entry.id] = Stop()
         if which in self._early:
             stop.now(CancelAsked(self._early.pop(which)))
         if self._releasing:
             stop.now(Released())
-        try:
-            yield stop
-        finally:
-            del self._running[which]
-            del self._places[place]
+        return stop
+
+    def forget(self, entry: Entry, attempt: Attempt) -> None:
+        """Take notice of the answer's end."""
+        del self._running[attempt.job_id, attempt.id]
+        del self._places[entry.queue, entry.id]
 
     def cancel(self, job_id: str, attempt: int, reason: str) -> None:
         """Stop the attempt, which may be about to run here, or be meant for another worker."""
