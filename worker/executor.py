@@ -273,7 +273,7 @@ class Executor:
     async def _do(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
         match ending_of(outcome).verb, outcome:
             case Verb.SETTLE, _:
-                await self._queue.settle(entry)
+                self._queue.settle(entry)
             case Verb.RELEASE, _:
                 await self._queue.release(entry)
             case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):

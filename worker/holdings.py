@@ -1,5 +1,6 @@
 """The entries that this worker has been handed and has not parted with."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class Holdings:
     def __init__(self, consumer: str) -> None:
         self.consumer = consumer
         self._ids: dict[str, set[str]] = {}
+        self._dropped = asyncio.Event()
 
     def __contains__(self, entry: Entry) -> bool:
         return entry.id in self._ids.get(entry.queue, ())
@@ -34,4 +36,12 @@ class Holdings:
 
     def drop(self, entry: Entry) -> None:
         """Hold this one no longer."""
-        self._ids.get(entry.queue, set()).discard(entry.id)
+        if (ids := self._ids.get(entry.queue)) is not None:
+            ids.discard(entry.id)
+        self._dropped.set()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is held."""
+        while any(self._ids.values()):
+            self._dropped.clear()
+            await self._dropped.wait()

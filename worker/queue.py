@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
+from redis.exceptions import RedisError
 
 from producer.connection import Call
 from producer.wire.codec import pack
@@ -25,6 +26,7 @@ from worker.attempt import Attempt
 from worker.entry_reader import body_of
 from worker.holdings import Entry, Holdings
 from worker.outcome import Lost, NothingToDo, TooEarly, Unburied
+from worker.pending import Asked
 from worker.settings import Settings
 from worker.writer import Writer
 
@@ -76,6 +78,27 @@ NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 @lru_cache(maxsize=256)
 def _queued_frame(queue: str) -> bytes:
     return encode(Queued(str(QUEUED_ID), queue))
+
+
+class _Settling(Asked):
+    """The end of an entry, which nobody may be waiting for."""
+
+    __slots__ = ("_entry", "_holdings")
+
+    def __init__(self, call: Call, entry: Entry, holdings: Holdings) -> None:
+        super().__init__(call, remembered=True, repeated=True)
+        self._entry = entry
+        self._holdings = holdings
+
+    def tell(self, result: Any) -> None:
+        """Hold it no longer. Where Redis refuses for good, its job's record says that it has ended."""
+        self._holdings.drop(self._entry)
+        super().tell(result)
+        if isinstance(result, RedisError):
+            self.future.exception()  # seen
+            logger.error(
+                "redis refused to settle", queue=self._entry.queue, entry=self._entry.id, error=str(result)
+            )
 
 
 class Queue:
@@ -138,7 +161,7 @@ class Queue:
         names = [self._keys.log(claim.job_id), self._keys.record(claim.job_id)]
         place = ("entry", entry.id, "deliveries", entry.deliveries, "queue", entry.queue, "turn", claim.turn)
         who = ("worker", self._worker, "claim", token, "provider", claim.provider, "model", claim.model)
-        self._writer.remember(scripts.RESTORE.on(names, *id_and_number, UNFINISHED_MS, *place, *who))
+        self._writer.remember(scripts.RESTORE.unsaid(names, *id_and_number, UNFINISHED_MS, *place, *who))
 
     async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
         """Note which provider the attempt asks, where it is not the one that its claim named."""
@@ -147,10 +170,15 @@ class Queue:
 
     # -- entries -------------------------------------------------------------------------------------------
 
-    async def settle(self, entry: Entry) -> None:
-        """Acknowledge and delete: nothing is left to do for this entry."""
-        jobs = self._keys.jobs(entry.queue)
-        await self._part_with(entry, scripts.SETTLE.on([jobs], *self._who, entry.id))
+    def settle(self, entry: Entry) -> "asyncio.Future[int]":
+        """Acknowledge and delete: nothing is left to do for this entry.
+
+        Nobody has to wait for it: until Redis has done it, the entry is held, and its lease is renewed.
+        """
+        call = scripts.SETTLE.on([self._keys.jobs(entry.queue)], *self._who, entry.id)
+        settling = _Settling(call, entry, self._holdings)
+        self._writer.add(settling)
+        return settling.future
 
     async def release(self, entry: Entry) -> None:
         """Hand the entry back for any worker to reclaim at once."""

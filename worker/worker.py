@@ -78,6 +78,7 @@ class Worker:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
         self._registry = registry
+        self._holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
         self._jobs: set[asyncio.Task[object]] = set()
         self._releases: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
@@ -113,6 +114,7 @@ class Worker:
     async def idle(self) -> None:
         """Wait until no job runs, and the entries of those that did are settled."""
         await self._all_ended()
+        await self._holdings.emptied()
 
     # -- run -----------------------------------------------------------------------------------------------
 
@@ -134,9 +136,8 @@ class Worker:
         aside = connect(url, connect_timeout=timeout, connections=4)
         async with aside, open_session() as http:
             writer = Writer(writing, timeout)
-            holdings = Holdings(f"{settings.name}:{settings.consumer_suffix}")
-            reader = EntryReader(blocking, keys, holdings, settings)
-            queue = Queue(writer, keys, holdings, settings)
+            reader = EntryReader(blocking, keys, self._holdings, settings)
+            queue = Queue(writer, keys, self._holdings, settings)
             log = EventLog(writer, keys)
             cancellations = Cancellations(aside, keys, settings)
             limits, parking = Limits(writer, keys, settings.lease), Parking(writer, keys)
