@@ -15,7 +15,6 @@ from worker.attempt import LeaseLost
 from worker.event_log import End, EventLog
 from worker.holdings import Entry
 from worker.outcome import (
-    Answered,
     CancelAsked,
     Failure,
     Follow,
@@ -60,6 +59,10 @@ class Executor:
         self._standing = standing
         self._registry = registry
         self._settings = settings
+        self._retention_ms = int(settings.retention * 1000)
+        self._logger = (
+            logger.bind()
+        )  # what is below its level costs next to nothing, unlike at the unbound one
         self._backoff = Backoff(settings.backoff, settings.longest_backoff)
 
     async def execute(self, entry: Entry) -> Outcome:
@@ -233,7 +236,7 @@ class Executor:
         if run is not None and not run.finished and ending_of(outcome).status is not None:
             outcome = await self._finish(run, outcome)
         await self._do(entry, outcome, run)
-        _tell(entry, outcome, run)
+        self._tell(entry, outcome, run)
         return outcome
 
     async def _finish(self, run: Run, outcome: Outcome) -> Outcome:
@@ -256,18 +259,12 @@ class Executor:
     async def _write_end(self, run: Run, event_id: str, outcome: Outcome) -> str | None:
         ending, attempt = ending_of(outcome), run.attempt
         assert ending.status is not None, "only outcomes that write an event come here"
-        attempts = run.attempts
-        event = event_of(outcome, event_id, attempts=attempts, now_ms=attempt.now_ms())
-        buried = ending.verb is Verb.BURY
-        end = End(
-            event,
-            ending.status,
-            ttl_ms=int(self._settings.retention * 1000) if event.terminal else UNFINISHED_MS,
-            counts=ending.counts,
-            due_ms=outcome.until_ms if isinstance(outcome, PutOff) else None,
-            errors=b"" if event.terminal or not run.errors else pack_errors(run.errors),
-            dead=letter_of(run.entry, outcome, run).summary() if buried else b"",
-        )
+        event = event_of(outcome, event_id, attempts=run.attempts, now_ms=attempt.now_ms())
+        due_ms = outcome.until_ms if isinstance(outcome, PutOff) else None
+        errors = b"" if event.terminal or not run.errors else pack_errors(run.errors)
+        dead = letter_of(run.entry, outcome, run).summary() if ending.verb is Verb.BURY else b""
+        ttl_ms = self._retention_ms if event.terminal else UNFINISHED_MS
+        end = End(event, ending.status, ttl_ms, ending.counts, due_ms, errors, dead)
         return await self._log.finish(attempt, end)
 
     async def _do(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
@@ -283,20 +280,20 @@ class Executor:
             case _:
                 self._queue.forget(entry)
 
-
-def _tell(entry: Entry, outcome: Outcome, run: Run | None) -> None:
-    where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
-    match outcome:
-        case Failure(code, message, follow):
-            logger.warning("job failed", **where, code=code, message=message, follow=follow.value)
-        case PutOff(until_ms, reason, _, Failure(code, message)):
-            logger.warning("job put off", **where, reason=reason, until=until_ms, code=code, message=message)
-        case Undecodable(reason):
-            logger.warning("an entry that is no job was buried", **where, reason=reason)
-        case Answered():
-            logger.info("job ended", **where, outcome="Answered")
-        case _:
-            logger.info("job ended", **where, outcome=type(outcome).__name__)
+    def _tell(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
+        where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
+        tell = self._logger
+        match outcome:
+            case Failure(code, message, follow):
+                tell.warning("job failed", **where, code=code, message=message, follow=follow.value)
+            case PutOff(until_ms, reason, _, Failure(code, message)):
+                tell.warning(
+                    "job put off", **where, reason=reason, until=until_ms, code=code, message=message
+                )
+            case Undecodable(reason):
+                tell.warning("an entry that is no job was buried", **where, reason=reason)
+            case _:
+                tell.info("job ended", **where, outcome=type(outcome).__name__)
 
 
 def _now_ms() -> int:

@@ -11,6 +11,8 @@ from worker import scripts
 from worker.providers.registry import Provider
 from worker.writer import Writer
 
+_NO_LIMIT = contextlib.nullcontext()
+
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
 
 
@@ -28,7 +30,7 @@ class Limits:
     def place(self, provider: Provider, holder: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Wait for a place, and keep it while inside. ``holder`` names the call, and no other call."""
         if provider.concurrency is None and provider.fleet_concurrency is None:
-            return contextlib.nullcontext()
+            return _NO_LIMIT
         return self._place(provider, holder)
 
     @contextlib.asynccontextmanager

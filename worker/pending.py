@@ -41,7 +41,8 @@ class Asked(Pending):
     __slots__ = ("future", "remembered", "repeated")
 
     def __init__(self, call: Call | None, *, remembered: bool, repeated: bool) -> None:
-        super().__init__(call)
+        self.call = call
+        self.is_suspect = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.remembered = remembered
         self.repeated = repeated

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
-from redis.exceptions import RedisError
 
 from producer.connection import Call
 from producer.wire.codec import pack
@@ -26,8 +25,8 @@ from worker.attempt import Attempt
 from worker.entry_reader import body_of
 from worker.holdings import Entry, Holdings
 from worker.outcome import Lost, NothingToDo, TooEarly, Unburied
-from worker.pending import Asked
 from worker.settings import Settings
+from worker.settling import Settlings
 from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.queue")
@@ -80,27 +79,6 @@ def _queued_frame(queue: str) -> bytes:
     return encode(Queued(str(QUEUED_ID), queue))
 
 
-class _Settling(Asked):
-    """The end of an entry, which nobody may be waiting for."""
-
-    __slots__ = ("_entry", "_holdings")
-
-    def __init__(self, call: Call, entry: Entry, holdings: Holdings) -> None:
-        super().__init__(call, remembered=True, repeated=True)
-        self._entry = entry
-        self._holdings = holdings
-
-    def tell(self, result: Any) -> None:
-        """Hold it no longer. Where Redis refuses for good, its job's record says that it has ended."""
-        self._holdings.drop(self._entry)
-        super().tell(result)
-        if isinstance(result, RedisError):
-            self.future.exception()  # seen
-            logger.error(
-                "redis refused to settle", queue=self._entry.queue, entry=self._entry.id, error=str(result)
-            )
-
-
 class Queue:
     """The queues that this worker serves."""
 
@@ -113,6 +91,7 @@ class Queue:
         self._lease_ms = int(settings.lease * 1000)
         self._retention_ms = int(settings.retention * 1000)
         self._max_dead = settings.max_dead
+        self._settlings = Settlings(writer, keys, holdings)
         # A claim's own name: a system call for each would cost more than all else about it.
         self._tokens_of_this_life = f"{secrets.token_hex(8)}-"
         self._tokens = itertools.count()
@@ -170,15 +149,12 @@ class Queue:
 
     # -- entries -------------------------------------------------------------------------------------------
 
-    def settle(self, entry: Entry) -> "asyncio.Future[int]":
+    def settle(self, entry: Entry) -> "asyncio.Future[None]":
         """Acknowledge and delete: nothing is left to do for this entry.
 
         Nobody has to wait for it: until Redis has done it, the entry is held, and its lease is renewed.
         """
-        call = scripts.SETTLE.on([self._keys.jobs(entry.queue)], *self._who, entry.id)
-        settling = _Settling(call, entry, self._holdings)
-        self._writer.add(settling)
-        return settling.future
+        return self._settlings.add(entry)
 
     async def release(self, entry: Entry) -> None:
         """Hand the entry back for any worker to reclaim at once."""

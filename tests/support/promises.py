@@ -98,13 +98,18 @@ def _is_held(said: Said) -> bool:
 
 
 def _settled(said: Said) -> None:
-    if _is_held(said):
-        said.changed_only("entries", "held")
-        _left(said)
+    entries = [said.arg(number) for number in range(3, len(said.call.args) + 1)]
+    held = {entry for entry in entries if said.before.holder_of(entry) == said.arg(2)}
+    assert said.result == len(held)
+    said.changed_only("entries", "held")
+    _gone(said, held)
 
 
 def _left(said: Said) -> None:
-    gone = {said.arg(3)}
+    _gone(said, {said.arg(3)})
+
+
+def _gone(said: Said, gone: set[str]) -> None:
     assert said.before.entries.keys() - said.after.entries.keys() == gone
     assert said.before.held.keys() - said.after.held.keys() == gone
     assert all(said.after.held[entry] == said.before.held[entry] for entry in said.after.held)

@@ -25,6 +25,7 @@ from worker.pending import Asked, Pending
 from worker.providers.registry import Provider, Registry
 from worker.queue import Queue
 from worker.settings import Settings
+from worker.settling import Settling
 from worker.standing import StandingReader
 
 QUEUE = "q"
@@ -54,11 +55,17 @@ class SteppedWriter:
         return asked.future
 
     def add(self, pending: Pending) -> None:
-        script = scripts.FINISH if isinstance(pending, Asked) else scripts.APPEND
-        self.waiting.append(Step(script, pending))
+        self.waiting.append(Step(_script_of(pending), pending))
 
     def remember(self, call: Call) -> None:
         """A server that forgets what it acknowledged is not played here."""
+
+
+def _script_of(pending: Pending) -> Script:
+    """What is made only when it is sent: the end of an attempt, the end of entries, a frame."""
+    if isinstance(pending, Asked):
+        return scripts.FINISH
+    return scripts.SETTLE if isinstance(pending, Settling) else scripts.APPEND
 
 
 class AskedCall:

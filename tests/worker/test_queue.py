@@ -184,6 +184,28 @@ async def test_renewing_keeps_what_is_held_and_tells_what_is_lost(
             assert (consumer, deliveries, idle < 50_000) == ("w1:x", 1, True)
 
 
+async def test_entries_that_end_together_are_settled_together_but_for_those_that_others_hold(
+    queue: Queue,
+    reader: EntryReader,
+    holdings: Holdings,
+    other: Other,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+) -> None:
+    entries = await taken(producer, reader, 450)  # more than go into one call
+    lost = entries[3]
+    await grow_old(redis, keys, [lost])
+    await other.queue.reclaim("default", "0-0", 1)
+    calls = {queue.settle(entry) for entry in entries}
+    assert len(calls) == 3
+    assert sorted(holdings.of("default")) == sorted(entry.id for entry in entries)
+    await asyncio.gather(*calls)
+    assert await holders(redis, keys) == {lost.id: other.consumer}
+    assert [entry_id.decode() for entry_id, _ in await redis.xrange(keys.jobs("default"))] == [lost.id]
+    assert holdings.of("default") == []
+
+
 async def test_what_was_parted_with_while_it_was_renewed_is_not_lost(
     queue: Queue, reader: EntryReader, producer: Producer
 ) -> None:
