@@ -13,8 +13,11 @@ MAX_DEPTH = 32
 MAX_ITEMS = 20_000
 """Length of one map or array."""
 
-_NO_CHECK = frozenset({str, int})
+_NO_CHECK: frozenset[type] = frozenset({str, int, bool, type(None)})
 """What msgpack reads only as what it may be: whole numbers of 64 bits, text that is UTF-8."""
+
+_HARMLESS: frozenset[type] = frozenset({bool, type(None)})
+"""What may stand anywhere, whoever made it."""
 
 NOT_UNICODE = "text holds half of a surrogate pair, which is not Unicode text"
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
@@ -49,10 +52,27 @@ def unpack_map(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     Raises:
         WireError: not msgpack, not exactly one map with text keys, over size, too deep.
     """
+    value = unpack_short(data) if len(data) <= max_bytes else None
+    if value is not None and is_plain_map(value):
+        return value
     maps = list(islice(unpack_maps(data, max_bytes=max_bytes), 2))  # a million empty ones are not read on
     if len(maps) != 1:
         raise WireError(f"{'several' if maps else 'no'} msgpack maps where one is expected")
     return maps[0]
+
+
+def unpack_short(data: bytes) -> dict[Any, Any] | None:
+    """Return the map that ``data`` holds, not looked into; None if only `unpack_map` can say what is the matter.
+
+    What is no longer than this cannot hold, nor claim to, more items than are allowed.
+    """
+    if len(data) > MAX_ITEMS:
+        return None
+    try:
+        value = msgpack.unpackb(data)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+        return None
+    return value if type(value) is dict else None
 
 
 def unpack_maps(data: bytes, *, max_bytes: int) -> Iterator[dict[str, Any]]:
@@ -68,7 +88,7 @@ def unpack_maps(data: bytes, *, max_bytes: int) -> Iterator[dict[str, Any]]:
         value = _next_value(unpacker)
         if not isinstance(value, dict):
             raise WireError(f"a msgpack map is expected, this is {type(value).__name__}")
-        if not _is_flat(value):
+        if not (_is_flat(value) or is_plain_map(value)):
             check_plain(value)
         yield value
 
@@ -81,23 +101,57 @@ def _is_flat(value: dict[Any, Any]) -> bool:
     return True
 
 
+def is_plain_map(value: dict[Any, Any], *, above: int = 0) -> bool:
+    """Whether a map that msgpack has read, or written, is what `check_plain` passes, ``above`` levels further down.
+
+    False says only that `check_plain` is to be asked.
+    """
+    return _is_plain((value,), MAX_DEPTH - above, _NO_CHECK)
+
+
 def check_plain(value: Any) -> None:
     """Check that ``value`` is JSON-like data: text keys, finite numbers, at most `MAX_DEPTH` levels.
 
     Raises:
         WireError: it is not.
     """
+    if not _is_plain((value,), MAX_DEPTH, _HARMLESS):
+        _check_levels(value)
+
+
+def _is_plain(items: Iterable[Any], levels: int, known: frozenset[type]) -> bool:
+    """Whether a quick look at the types finds nothing to object to: in one pass, with no list for each level."""
+    if not levels:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind in known or (kind is str and item.isascii()):
+            continue
+        if kind is dict:
+            plain = _has_text_keys(item) and _is_plain(item.values(), levels - 1, known)
+        elif kind is list:
+            plain = len(item) <= MAX_ITEMS and _is_plain(item, levels - 1, known)
+        else:
+            plain = (kind is float and math.isfinite(item)) or (kind is int and -(2**63) <= item < 2**64)
+        if not plain:
+            return False
+    return True
+
+
+def _has_text_keys(value: dict[Any, Any]) -> bool:
+    for key in value:
+        if type(key) is not str:
+            return False
+    return len(value) <= MAX_ITEMS
+
+
+def _check_levels(value: Any) -> None:
     level: Iterable[Any] = (value,)
     for _ in range(MAX_DEPTH):
-        level = [inner for item in level if not _is_harmless(item) for inner in _children(item)]
+        level = [inner for item in level for inner in _children(item)]
         if not level:
             return
     raise WireError(_TOO_DEEP)
-
-
-def _is_harmless(value: Any) -> bool:
-    kind = type(value)
-    return (kind is str and value.isascii()) or kind is bool or value is None
 
 
 def _children(value: Any) -> Collection[Any]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, TypeVar
 
 import msgpack
 from hypothesis import strategies as st
 
-from producer.wire.codec import WireError, pack
+from producer.wire.codec import MAX_DEPTH, WireError, pack
 from producer.wire.events import (
     Cancelled,
     Chunk,
@@ -125,6 +126,22 @@ _msgpack = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_scalars, inner, max_size=4),
     max_leaves=12,
 ).map(lambda value: msgpack.packb(value, use_bin_type=True))
+anything = st.builds(
+    lambda value, levels: {"a": reduce(lambda inner, kind: kind(inner), levels, value)},
+    st.recursive(
+        _scalars | st.sampled_from(["\ud800", 2**64, -(2**63) - 1, {1}, object()]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.tuples(inner, inner)
+            | st.dictionaries(text | st.none() | st.integers() | st.binary(max_size=2), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+    st.lists(st.sampled_from([lambda inner: [inner], lambda inner: {"a": inner}]), max_size=2)
+    | st.integers(MAX_DEPTH - 6, MAX_DEPTH + 2).map(lambda levels: [lambda inner: [inner, ""]] * levels),
+)
+"""Maps of what a caller may think of, some of them about as deep as is allowed."""
+
 _valid = st.one_of(
     job_bodies.map(lambda body: pack({"v": 1, **body})),
     attempts().map(lambda events: b"".join(encode(event) for event in events)),

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +10,9 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 
+from producer.wire import codec
 from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, WireError, check_plain, pack, unpack_map, unpack_maps
-from tests.wire.strategies import hostile, plain_maps, read
+from tests.wire.strategies import anything, hostile, plain_maps, read
 
 NO_LIMIT = 2**30
 
@@ -40,6 +42,30 @@ def test_hostile_bytes_raise_nothing_but_a_wire_error_with_a_short_text(data: by
     for value in read(lambda data: list(unpack_maps(data, max_bytes=NO_LIMIT)), data) or []:
         check_plain(value)
         assert unpack_map(pack(value), max_bytes=NO_LIMIT) == value
+
+
+@given(hostile)
+@settings(max_examples=1000, deadline=timedelta(seconds=5))
+def test_the_short_way_to_a_map_reads_and_refuses_what_the_long_one_does(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "unpack_short", lambda _: None)
+        patch.setattr(codec, "_is_plain", lambda *_: False)
+        by_the_long_way = outcome(lambda: unpack_map(data, max_bytes=NO_LIMIT))
+    assert outcome(lambda: unpack_map(data, max_bytes=NO_LIMIT)) == by_the_long_way
+
+
+@given(anything)
+@settings(max_examples=1000, deadline=timedelta(seconds=5))
+def test_the_quick_look_passes_nothing_that_the_long_one_objects_to(value: dict[str, Any]) -> None:
+    assert outcome(lambda: check_plain(value)) == outcome(lambda: codec._check_levels(value))
+
+
+def outcome(step: Callable[[], object]) -> str:
+    """What comes of a step, to the last type in it, or why nothing does."""
+    try:
+        return repr(step())
+    except WireError as error:
+        return f"WireError: {error}"
 
 
 def test_the_limit_on_size_is_inclusive() -> None:
