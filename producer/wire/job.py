@@ -11,9 +11,19 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
-from producer.wire.codec import UnknownVersion, WireError, check_plain, pack, unpack_map
+from producer.wire.codec import (
+    UnknownVersion,
+    WireError,
+    check_plain,
+    is_plain_map,
+    pack,
+    unpack_map,
+    unpack_short,
+)
 from producer.wire.keys import MAX_NAME_CHARS, is_name
 
 VERSION: Final = 1
@@ -37,11 +47,37 @@ def _check_name(text: str) -> str:
 _FROM_WIRE = object()
 """As the context of a validation: the values were unpacked, and are known to be plain."""
 
+_FRESH = object()
+"""As the context: the values were unpacked, and not looked into. Where that is not enough, the job is read again."""
 
-def _check_plain_map(value: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
-    if info.context is not _FROM_WIRE:
+
+def _check_inside(value: dict[str, Any], context: object, *, above: int) -> None:
+    if context is _FRESH:
+        if not is_plain_map(value, above=above):
+            raise ValueError("it is to be looked into with the whole job")
+    elif context is not _FROM_WIRE:
         check_plain(value)  # a WireError is a ValueError, which pydantic reports with the field's name
+
+
+def _check_plain_map(value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    _check_inside(value, info.context, above=1)
     return value
+
+
+def _check_messages(messages: Any, check_each: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Pass unpacked messages that hold a text and no more, as most do, in one call for all."""
+    return messages if info.context is not None and _are_bare(messages) else check_each(messages)
+
+
+def _are_bare(messages: Any) -> bool:
+    if type(messages) is not list or not 0 < len(messages) <= MAX_MESSAGES:
+        return False
+    for message in messages:
+        if type(message) is not dict or len(message) != 2:
+            return False
+        if type(message.get("content")) is not str or message.get("role") not in ROLES:
+            return False
+    return True
 
 
 def _check_message(message: Any, info: ValidationInfo) -> dict[str, Any]:
@@ -55,10 +91,9 @@ def _check_message(message: Any, info: ValidationInfo) -> dict[str, Any]:
     calls_tools = role == "assistant" and ("tool_calls" in message or "function_call" in message)
     if not (_is_content(content) or (calls_tools and content is None)):
         raise ValueError("content must be text, or a list of parts that are maps with a type")
-    if info.context is _FROM_WIRE:
-        return cast(dict[str, Any], message)
-    check_plain(message)
-    return dict(message)
+    plain = cast(dict[str, Any], message)
+    _check_inside(plain, info.context, above=2)
+    return plain if info.context is not None else dict(plain)
 
 
 def _check_provider(value: Any) -> str | list[str] | None:
@@ -106,7 +141,9 @@ class Job(BaseModel):
     v: Literal[1] = VERSION
     id: Name
     queue: Name
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[
+        list[Message], Field(min_length=1, max_length=MAX_MESSAGES), WrapValidator(_check_messages)
+    ]
     created_at: Milliseconds
     provider: Annotated[str | list[str] | None, BeforeValidator(_check_provider)] = None
     """A name, a list to fall back along, or absent: the first working provider that serves ``model``."""
@@ -163,6 +200,23 @@ class Job(BaseModel):
             UnknownVersion: written by a release with another format.
             WireError: anything else that breaks the contract; the message names the field.
         """
+        job = cls._decode_usual(data)
+        return cls._decode_any(data) if job is None else job
+
+    @classmethod
+    def _decode_usual(cls, data: bytes) -> Self | None:
+        """Read a job that is short and of this release, as nearly all are; None if `_decode_any` has to judge."""
+        body = unpack_short(data)
+        if body is None or type(body.get("v")) is not int or not _FIELDS.issuperset(body):
+            return None
+        try:
+            job: Self = cls.__pydantic_validator__.validate_python(body, context=_FRESH)
+        except ValidationError:
+            return None
+        return job
+
+    @classmethod
+    def _decode_any(cls, data: bytes) -> Self:
         body = unpack_map(data, max_bytes=MAX_JOB_BYTES)
         version = body.get("v")
         if version is None:
@@ -203,6 +257,8 @@ _UNSET: dict[str, Any] = {
     if name != "v"
 }
 """The fields in their order, each with the value that it has when it is not given."""
+
+_FIELDS = frozenset(Job.model_fields)
 
 
 def _known_of(body: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

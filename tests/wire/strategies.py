@@ -174,14 +174,16 @@ def mutated_chunks(draw: st.DrawFn) -> bytes:
     body[key] = draw(_odd)
     if draw(st.booleans()):
         del body[draw(st.sampled_from(list(body)))]
-    data = bytearray(b"".join(_packed_anyhow(body) for body in bodies))
+    data = bytearray(b"".join(packed_anyhow(body) for body in bodies))
     if draw(st.booleans()):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     return bytes(data)
 
 
-def _packed_anyhow(body: dict[Any, Any]) -> bytes:
-    packed: bytes = msgpack.packb(body, use_bin_type=True, unicode_errors="surrogatepass")
+def packed_anyhow(body: dict[Any, Any]) -> bytes:
+    packed: bytes = msgpack.packb(
+        body, default=lambda _: b"", use_bin_type=True, unicode_errors="surrogatepass"
+    )
     return packed
 
 

@@ -1,5 +1,6 @@
 """Jobs: their fields, their limits and their bytes."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, UnknownVersion, WireError, pack
 from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, Job, Timeouts, explain
-from tests.wire.strategies import hostile, job_bodies, plain, read
+from tests.wire.strategies import anything, hostile, job_bodies, packed_anyhow, plain, read, text
 
 MINIMAL: dict[str, Any] = {
     "v": 1,
@@ -69,6 +70,36 @@ def test_hostile_bytes_raise_nothing_but_a_wire_error_with_a_short_text(data: by
 def test_whatever_a_field_holds_it_is_a_job_or_a_wire_error(fields: dict[str, Any]) -> None:
     made = read(Job.decode, pack(MINIMAL | fields))
     assert made is None or Job.decode(made.encode()) == made
+
+
+@given(
+    hostile
+    | st.builds(
+        lambda body, more: packed_anyhow({"v": 1, **body, **more}),
+        job_bodies,
+        st.dictionaries(st.sampled_from(sorted(Job.model_fields)) | text, anything | plain, max_size=2),
+    )
+)
+@settings(max_examples=1000, deadline=timedelta(seconds=5))
+def test_the_short_way_to_a_job_reads_and_refuses_what_the_long_one_does(data: bytes) -> None:
+    assert outcome(Job.decode, data) == outcome(Job._decode_any, data)
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH, MAX_DEPTH + 1])
+@pytest.mark.parametrize("wrap", [dict, lambda value: [{"x": value, **MINIMAL["messages"][0]}]])
+@pytest.mark.parametrize("field", ["options", "metadata", "messages", "timeouts", "later"])
+def test_both_ways_to_a_job_count_the_same_levels(field: str, wrap: Any, levels: int) -> None:
+    for above in range(5):
+        data = pack(MINIMAL | {field: wrap(nested(levels - above))})
+        assert outcome(Job.decode, data) == outcome(Job._decode_any, data)
+
+
+def outcome(reader: Callable[[bytes], Job], data: bytes) -> str:
+    """What the bytes are, to the last type, or why they are nothing."""
+    try:
+        return repr(reader(data))
+    except WireError as error:
+        return repr(error)
 
 
 def test_the_defaults_are_these() -> None:
