@@ -9,11 +9,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic_core import ErrorDetails, core_schema
 
 from producer.wire.codec import (
     UnknownVersion,
@@ -24,7 +26,7 @@ from producer.wire.codec import (
     unpack_map,
     unpack_short,
 )
-from producer.wire.keys import MAX_NAME_CHARS, is_name
+from producer.wire.keys import MAX_NAME_CHARS, NAME_PATTERN, is_name
 
 VERSION: Final = 1
 MAX_JOB_BYTES = 4 * 1024 * 1024
@@ -33,16 +35,6 @@ MAX_MESSAGES = 10_000
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 DEFAULT_MAX_ATTEMPTS = 3
-
-
-def _check_name(text: str) -> str:
-    if not is_name(text):
-        raise ValueError(
-            f"{text[:50]!r} is no name: letters, digits and ._:@/+=- are allowed, "
-            f"at most {MAX_NAME_CHARS}, a letter or digit first"
-        )
-    return text
-
 
 _FROM_WIRE = object()
 """As the context of a validation: the values were unpacked, and are known to be plain."""
@@ -96,14 +88,6 @@ def _check_message(message: Any, info: ValidationInfo) -> dict[str, Any]:
     return plain if info.context is not None else dict(plain)
 
 
-def _check_provider(value: Any) -> str | list[str] | None:
-    if value is None or isinstance(value, str):
-        return value if value is None else _check_name(value)
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise ValueError("a provider's name, or a list of names to fall back along, is expected")
-    return [_check_name(name) for name in value]
-
-
 def _is_content(content: Any) -> bool:
     if isinstance(content, str):
         return True
@@ -112,7 +96,20 @@ def _is_content(content: Any) -> bool:
     )
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+# In pydantic's regex, $ is the end and nothing else.
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Provider = Annotated[
+    Name | Annotated[list[Name], Field(min_length=1)],
+    Field(union_mode="left_to_right"),
+    GetPydanticSchema(
+        # instead of an error for each of the two; `explain` tells which name is none
+        lambda source, schema_of: core_schema.custom_error_schema(
+            schema_of(source),
+            custom_error_type="provider",
+            custom_error_message="a provider's name, or a list of names to fall back along, is expected",
+        )
+    ),
+]
 PlainMap = Annotated[dict[str, Any], AfterValidator(_check_plain_map)]
 Message = Annotated[dict[str, Any], BeforeValidator(_check_message)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -145,7 +142,7 @@ class Job(BaseModel):
         list[Message], Field(min_length=1, max_length=MAX_MESSAGES), WrapValidator(_check_messages)
     ]
     created_at: Milliseconds
-    provider: Annotated[str | list[str] | None, BeforeValidator(_check_provider)] = None
+    provider: Provider | None = None
     """A name, a list to fall back along, or absent: the first working provider that serves ``model``."""
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
@@ -200,23 +197,19 @@ class Job(BaseModel):
             UnknownVersion: written by a release with another format.
             WireError: anything else that breaks the contract; the message names the field.
         """
-        job = cls._decode_usual(data)
-        return cls._decode_any(data) if job is None else job
-
-    @classmethod
-    def _decode_usual(cls, data: bytes) -> Self | None:
-        """Read a job that is short and of this release, as nearly all are; None if `_decode_any` has to judge."""
         body = unpack_short(data)
-        if body is None or type(body.get("v")) is not int or not _FIELDS.issuperset(body):
-            return None
-        try:
-            job: Self = cls.__pydantic_validator__.validate_python(body, context=_FRESH)
-        except ValidationError:
-            return None
-        return job
+        if body is not None and type(body.get("v")) is int and _FIELDS.issuperset(body):
+            try:
+                job: Self = cls.__pydantic_validator__.validate_python(body, context=_FRESH)
+            except ValidationError:
+                pass  # the long way says why, or that nothing is wrong
+            else:
+                return job
+        return cls._decode_any(data)
 
     @classmethod
     def _decode_any(cls, data: bytes) -> Self:
+        """Read whatever it is, step by step: long, of another release, or no job."""
         body = unpack_map(data, max_bytes=MAX_JOB_BYTES)
         version = body.get("v")
         if version is None:
@@ -268,9 +261,28 @@ def _known_of(body: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
 
 def explain(error: ValidationError) -> str:
     """Name the first field that is wrong, and say why, in one line: ``messages[3]: role 'x' is unknown …``."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:50]}" for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{place.lstrip('.')}: no such field"
-    message = first["msg"].removeprefix("Value error, ")
+    no_name = _no_name(first)
+    message = first["msg"].removeprefix("Value error, ") if no_name is None else _not_a_name(no_name)
     return f"{place.lstrip('.')}: {message}"
+
+
+def _no_name(error: ErrorDetails) -> str | None:
+    """Return the text that should have been a name, where that is the error."""
+    value = error["input"]
+    if error["type"] == "string_pattern_mismatch":
+        return cast(str, value)
+    names = value if isinstance(value, list) else [value]
+    if error["type"] != "provider" or not all(isinstance(name, str) for name in names):
+        return None
+    return next((name for name in names if not is_name(name)), None)
+
+
+def _not_a_name(text: str) -> str:
+    return (
+        f"{text[:50]!r} is no name: letters, digits and ._:@/+=- are allowed, "
+        f"at most {MAX_NAME_CHARS}, a letter or digit first"
+    )

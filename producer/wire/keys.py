@@ -16,7 +16,8 @@ JOB_FIELD = "job"
 """The one field of a jobs-stream entry: the job's bytes."""
 
 MAX_NAME_CHARS = 128
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,127}"
+_NAME = re.compile(NAME_PATTERN)
 
 
 def is_name(text: str) -> bool:

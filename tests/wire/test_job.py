@@ -1,5 +1,6 @@
 """Jobs: their fields, their limits and their bytes."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, UnknownVersion, WireError, pack
 from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, Job, Timeouts, explain
-from tests.wire.strategies import anything, hostile, job_bodies, packed_anyhow, plain, read, text
+from producer.wire.keys import is_name
+from tests.wire.strategies import anything, hostile, job_bodies, names, packed_anyhow, plain, read, text
 
 MINIMAL: dict[str, Any] = {
     "v": 1,
@@ -116,6 +118,41 @@ def test_nothing_inside_a_map_is_lost_on_the_way() -> None:
         options={"seed": None, "stop": [], "nested": {"none": None}},
     )
     assert Job.decode(made.encode()) == made
+
+
+# -- names -----------------------------------------------------------------------------------------------------
+
+almost_names = names.flatmap(
+    lambda name: st.sampled_from([name, name + "\n", f" {name}", f"{name}é", name * 2])
+)
+
+
+@given(text | almost_names, st.sampled_from(["id", "queue", "provider"]))
+def test_a_name_in_a_job_is_what_is_a_name_elsewhere(name: str, field: str) -> None:
+    made = read(Job.decode, pack(MINIMAL | {field: name}))
+    assert (made is not None) == is_name(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("id", "a b", "'a b' is no name: letters, digits and ._:@/+=- are allowed, at most 128, a"),
+        ("queue", "", "'' is no name"),
+        ("id", 5, "Input should be a valid string"),
+        ("provider", "a\n", r"'a\n' is no name"),
+        ("provider", ["echo", "{b}"], "'{b}' is no name"),
+        ("provider", ["echo", 3], "a provider's name, or a list of names to fall back along, is expected"),
+        ("provider", [], "a provider's name, or a list of names to fall back along, is expected"),
+        ("provider", 3, "a provider's name, or a list of names to fall back along, is expected"),
+        ("provider", {"a": 1}, "a provider's name, or a list of names to fall back along, is expected"),
+    ],
+)  # fmt: skip
+def test_what_is_no_name_is_refused_in_our_words(field: str, value: object, reason: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        job(**{field: value})
+    assert explain(raised.value).startswith(f"{field}: {reason}")
+    with pytest.raises(WireError, match=f"^{field}: {re.escape(reason)}"):
+        decoded(**{field: value})
 
 
 # -- versions and unknown keys ---------------------------------------------------------------------------------
