@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgpack
 
-from producer.wire.codec import NOT_UNICODE, WireError, pack, unpack_maps
+from producer.wire.codec import NOT_UNICODE, WireError, is_plain_map, pack, unpack_maps
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """No reader accepts a larger frame."""
@@ -210,14 +210,22 @@ def encode(event: Event) -> bytes:
     Raises:
         WireError: the event breaks the contract, so that no reader would accept it.
     """
-    data = pack(event.body())
+    body = event.body()
+    data = pack(body)
     is_bare = isinstance(event, (Chunk, Reasoning, Started)) or (
         isinstance(event, Done) and event.usage is None
     )
     if len(data) > MAX_FRAME_BYTES or not is_bare:
         # A log that cannot be read is worse than an error here; texts and numbers of our own always can.
-        decode_frame(data)
+        _check_readable(body, data)
     return data
+
+
+def _check_readable(body: dict[str, Any], data: bytes) -> None:
+    if len(data) > MAX_FRAME_BYTES or not is_plain_map(body):
+        decode_frame(data)
+    else:  # a plain map is what would be unpacked
+        EventId.parse(_event(body).id)
 
 
 def encode_chunk(id_: str, text: str) -> bytes:

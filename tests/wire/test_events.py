@@ -1,6 +1,7 @@
 """Events, ids and frames."""
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -28,7 +29,7 @@ from producer.wire.events import (
     decode_frame,
     encode,
 )
-from tests.wire.strategies import attempts, hostile, mutated_chunks, read, text
+from tests.wire.strategies import anything, attempts, hostile, mutated_chunks, read, text
 
 ids = st.builds(EventId, st.integers(0, 10**19 - 1), st.integers(0, 10**19 - 1))
 
@@ -140,8 +141,12 @@ def test_the_short_way_of_a_chunk_reads_and_refuses_what_the_long_one_does(data:
 
 def outcome(data: bytes) -> Frame | str:
     """What the bytes are, or why they are nothing."""
+    return outcome_of(lambda: decode_frame(data))
+
+
+def outcome_of(step: Callable[[], Frame]) -> Frame | str:
     try:
-        return decode_frame(data)
+        return step()
     except WireError as error:
         return str(error)
 
@@ -191,6 +196,18 @@ def test_a_reason_does_not_repeat_a_long_id_or_type() -> None:
 def test_what_no_reader_would_accept_is_not_written(event: Event) -> None:
     with pytest.raises(WireError):
         encode(event)
+
+
+@given(
+    st.builds(Done, st.just("1-1"), text, st.integers(-1, 2), anything)
+    | st.builds(Waiting, st.just("1-1") | text, st.integers(-1, 2**64) | st.floats() | st.booleans(), text)
+    | st.builds(Unknown, st.just("1-1"), anything | st.builds(lambda more: {"type": "x", **more}, anything))
+)
+@settings(max_examples=500, deadline=timedelta(seconds=5))
+def test_an_event_is_written_if_and_only_if_it_can_be_read(event: Event) -> None:
+    assert outcome_of(lambda: decode_frame(encode(event))) == outcome_of(
+        lambda: decode_frame(pack(event.body()))
+    )
 
 
 def test_unset_fields_are_left_out() -> None:
