@@ -11,18 +11,13 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
-import msgpack
-
-from producer.wire.codec import NOT_UNICODE, WireError, is_plain_map, pack, unpack_maps
+from producer.wire.codec import NOT_UNICODE, SHARED_PACKER, WireError, is_plain_map, pack, unpack_maps
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """No reader accepts a larger frame."""
 
 MAX_TEXT_CHARS = 1024 * 1024
 """The longest text of one event; a provider's longer chunk becomes several events."""
-
-_CHUNK_PACKER = msgpack.Packer(use_bin_type=True)
-"""A packer costs more than what it packs. This one is shared because plain text never gives another thread its turn."""
 
 _ID = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
 
@@ -211,10 +206,10 @@ def encode(event: Event) -> bytes:
         WireError: the event breaks the contract, so that no reader would accept it.
     """
     body = event.body()
-    data = pack(body)
     is_bare = isinstance(event, (Chunk, Reasoning, Started)) or (
         isinstance(event, Done) and event.usage is None
     )
+    data = pack(body, packer=SHARED_PACKER if is_bare else None)
     if len(data) > MAX_FRAME_BYTES or not is_bare:
         # A log that cannot be read is worse than an error here; texts and numbers of our own always can.
         _check_readable(body, data)
@@ -235,7 +230,7 @@ def encode_chunk(id_: str, text: str) -> bytes:
         WireError: the text is not Unicode text.
     """
     try:
-        packed: bytes = _CHUNK_PACKER.pack({"id": id_, "type": "chunk", "text": text})
+        packed: bytes = SHARED_PACKER.pack({"id": id_, "type": "chunk", "text": text})
     except UnicodeEncodeError as error:
         raise WireError(NOT_UNICODE) from error
     return packed

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, core_schema
 
 from producer.wire.codec import (
+    SHARED_PACKER,
     UnknownVersion,
     WireError,
     check_plain,
@@ -68,6 +69,13 @@ def _are_bare(messages: Any) -> bool:
         if type(message) is not dict or len(message) != 2:
             return False
         if type(message.get("content")) is not str or message.get("role") not in ROLES:
+            return False
+    return True
+
+
+def _holds_texts(message: dict[str, Any]) -> bool:
+    for value in message.values():  # noqa: SIM110 - all() would make a generator for each message
+        if type(value) is not str:
             return False
     return True
 
@@ -168,23 +176,32 @@ class Job(BaseModel):
             WireError: over a limit, or holding what msgpack has no form for. What passes here, `decode` reads.
         """
         body = self._body()
-        if not self._is_shallow:
-            check_plain(body)  # each field was checked alone; inside the job it stands a level or two deeper
-        data = pack(body)
+        deep = self._deep()
+        if deep:
+            check_plain(deep)  # each field was checked alone; inside the job it stands a level or two deeper
+        data = pack(body, packer=None if deep else SHARED_PACKER)
         if len(data) > MAX_JOB_BYTES:
             raise WireError(f"the job has {len(data):,} bytes, the limit is {MAX_JOB_BYTES:,}")
         return data
 
-    @property
-    def _is_shallow(self) -> bool:
-        """Whether it holds nothing deeper than the texts of its messages, as most jobs do."""
-        texts = all(type(value) is str for message in self.messages for value in message.values())
-        return texts and not (self.options or self.metadata or isinstance(self.provider, list))
+    def _deep(self) -> dict[str, Any]:
+        """Return what goes deeper than the texts of messages, at its levels in the job: most jobs hold nothing such."""
+        deep: dict[str, Any] = {}
+        if messages := [message for message in self.messages if not _holds_texts(message)]:
+            deep["messages"] = messages
+        if self.options:
+            deep["options"] = self.options
+        if self.metadata:
+            deep["metadata"] = self.metadata
+        if isinstance(self.provider, list):
+            deep["provider"] = self.provider
+        return deep
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"v": self.v}
+        values = vars(self)
         for name, unset in _UNSET.items():
-            value = getattr(self, name)
+            value = values[name]
             if value is not None and value is not unset and value != unset:
                 body[name] = value.model_dump(exclude_none=True) if name == "timeouts" else value
         return body

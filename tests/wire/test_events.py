@@ -210,6 +210,13 @@ def test_an_event_is_written_if_and_only_if_it_can_be_read(event: Event) -> None
     )
 
 
+def test_what_could_not_be_written_leaves_nothing_behind_for_the_next_event() -> None:
+    data = encode(Done("1-1", "stop", 5))
+    with pytest.raises(WireError):
+        encode(Done("1-1", "half \ud83d", 5))
+    assert encode(Done("1-1", "stop", 5)) == data
+
+
 def test_unset_fields_are_left_out() -> None:
     assert Started("1-0", 1, "echo", "w1").body() == {
         "id": "1-0",
