@@ -58,8 +58,13 @@ def _check_plain_map(value: dict[str, Any], info: ValidationInfo) -> dict[str, A
 
 
 def _check_messages(messages: Any, check_each: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """Pass unpacked messages that hold a text and no more, as most do, in one call for all."""
-    return messages if info.context is not None and _are_bare(messages) else check_each(messages)
+    """Pass messages that hold a text and no more, as most do, in one call for all."""
+    if not _are_bare(messages):
+        return check_each(messages)
+    if info.context is not None:
+        return messages  # nobody else has what was unpacked
+    is_plain = all(map(_holds_ascii, messages))
+    return [message.copy() for message in messages] if is_plain else check_each(messages)
 
 
 def _are_bare(messages: Any) -> bool:
@@ -76,6 +81,13 @@ def _are_bare(messages: Any) -> bool:
 def _holds_texts(message: dict[str, Any]) -> bool:
     for value in message.values():  # noqa: SIM110 - all() would make a generator for each message
         if type(value) is not str:
+            return False
+    return True
+
+
+def _holds_ascii(message: dict[str, Any]) -> bool:
+    for key, value in message.items():
+        if type(key) is not str or type(value) is not str or not value.isascii():
             return False
     return True
 

@@ -10,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from producer.wire import job as job_module
 from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, UnknownVersion, WireError, pack
-from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, Job, Timeouts, explain
+from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, ROLES, Job, Timeouts, explain
 from producer.wire.keys import is_name
-from tests.wire.strategies import anything, hostile, job_bodies, names, packed_anyhow, plain, read, text
+from tests.wire.strategies import (
+    anything,
+    hostile,
+    job_bodies,
+    messages,
+    names,
+    packed_anyhow,
+    plain,
+    read,
+    text,
+)
 
 MINIMAL: dict[str, Any] = {
     "v": 1,
@@ -96,12 +107,41 @@ def test_both_ways_to_a_job_count_the_same_levels(field: str, wrap: Any, levels:
         assert outcome(Job.decode, data) == outcome(Job._decode_any, data)
 
 
-def outcome(reader: Callable[[bytes], Job], data: bytes) -> str:
-    """What the bytes are, to the last type, or why they are nothing."""
+odd_messages = st.lists(
+    messages
+    | st.dictionaries(
+        st.sampled_from(["role", "content", "name", b"role", 5]),
+        st.sampled_from([*ROLES, "", "nobody", "é", "\ud800", b"user", None, 5, []]),
+        max_size=3,
+    ),
+    max_size=3,
+)
+
+
+@given(odd_messages)
+@settings(max_examples=500, deadline=timedelta(seconds=5))
+def test_messages_are_judged_together_as_they_are_one_by_one(given_: list[Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "_are_bare", lambda _: False)
+        one_by_one = outcome(lambda given_: job(messages=given_), given_)
+    assert outcome(lambda given_: job(messages=given_), given_) == one_by_one
+
+
+def test_what_a_caller_does_with_his_messages_afterwards_is_not_in_the_job() -> None:
+    message = {"role": "user", "content": "before"}
+    made = job(messages=[message])
+    message["content"] = "after"
+    assert made.messages == [{"role": "user", "content": "before"}]
+
+
+def outcome(reader: Callable[[Any], Job], given_: Any) -> str:
+    """What is made of it, to the last type, or why nothing is."""
     try:
-        return repr(reader(data))
+        return repr(reader(given_))
     except WireError as error:
         return repr(error)
+    except ValidationError as error:
+        return explain(error)
 
 
 def test_the_defaults_are_these() -> None:
