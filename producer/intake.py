@@ -43,6 +43,7 @@ class JobFields(TypedDict, total=False):
     """No worker takes it before this instant, which has a time zone; one that is past means now."""
 
 
+_FIELDS = frozenset(JobFields.__annotations__)
 _NOT_OF_THE_JOB = frozenset({"delay", "at"})
 _LAST_INSTANT_MS = 253_402_300_799_999
 """The end of the year 9999: no datetime reaches further."""
@@ -74,12 +75,12 @@ def new_job(messages: Messages, fields: Mapping[str, Any]) -> NewJob:
     Raises:
         InvalidJob: a field is unknown or wrong, or the job too large; the message begins with the field.
     """
-    unknown = fields.keys() - JobFields.__annotations__.keys()
-    if unknown:
-        raise InvalidJob(f"{min(unknown)}: no such field")
+    if not _FIELDS.issuperset(fields):
+        raise InvalidJob(f"{min(fields.keys() - _FIELDS)}: no such field")
     now_ms = time.time_ns() // 1_000_000
     given = {name: value for name, value in fields.items() if value is not None}
-    job = _job(messages, {name: given[name] for name in given.keys() - _NOT_OF_THE_JOB}, now_ms)
+    of_the_job = {name: value for name, value in given.items() if name not in _NOT_OF_THE_JOB}
+    job = _job(messages, of_the_job, now_ms)
     delay_ms, at_ms = _due(given, now_ms)
     return NewJob(job, _encoded(job), "id" in given, delay_ms, at_ms)
 
@@ -97,7 +98,7 @@ def _job(messages: Messages, given: Mapping[str, Any], now_ms: int) -> Job:
     if isinstance(given.get("provider"), (tuple, list)):
         body["provider"] = list(given["provider"])
     for name in ("options", "metadata", "trace", "timeouts"):
-        if isinstance(given.get(name), Mapping):
+        if name in given and isinstance(given[name], Mapping):
             body[name] = dict(given[name])
     try:
         return Job.model_validate(body)
@@ -115,6 +116,8 @@ def _encoded(job: Job) -> bytes:
 def _messages(messages: Messages) -> list[Any]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
+    if type(messages) is list:  # as it usually is: the abstract classes are slow to answer
+        return messages.copy()
     if isinstance(messages, (bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidJob(
             f"messages: text or a list of messages is expected, this is {type(messages).__name__}"
