@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
 from producer.wire.codec import WireError
@@ -127,6 +128,38 @@ async def test_attempts_rise_above_what_stands_in_the_log(
     far = 9_000_000_000_000  # a server whose clock was set back
     await Scribe(redis, keys, "j").log(Started(f"{far}-0", 1, "echo", "w"))
     assert (await claimed_again(queue, entry)).id == far + 1
+
+
+async def test_the_first_attempt_rises_above_what_stands_in_the_log_as_well(
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    await producer.enqueue("x", provider="echo", id="j")
+    far = 9_000_000_000_000  # what a server forgot, and a worker said to it once more
+    await Scribe(redis, keys, "j").log(Started(f"{far}-0", 1, "echo", "w"))
+    (entry,) = await reader.take(1)
+    claim = await queue.claim(entry, Claim("j", created_at=0))
+    assert isinstance(claim, Claimed)
+    assert claim.attempt.id == far + 1
+
+
+async def test_the_first_claim_raises_the_fence_and_leaves_no_entry(
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    _, attempt = await claimed(queue, reader, producer)
+    assert [entry for entry, _ in await redis.xrange(keys.log("j"))] == [b"0-1"]
+    with pytest.raises(ResponseError, match="equal or smaller"):
+        await redis.xadd(keys.log("j"), {"f": b"too late"}, id=f"{attempt.id - 1}-18446744073709551615")
+
+
+async def test_a_log_that_is_gone_begins_anew_with_the_first_claim(
+    queue: Queue, reader: EntryReader, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    await producer.enqueue("x", provider="echo", id="j")
+    await redis.delete(keys.log("j"))
+    (entry,) = await reader.take(1)
+    assert isinstance(await queue.claim(entry, Claim("j", created_at=0)), Claimed)
+    assert isinstance((await logged(producer, 1))[0], Queued)
+    assert await redis.pttl(keys.log("j")) > TTL_MS
 
 
 async def test_claims_are_counted(queue: Queue, reader: EntryReader, producer: Producer) -> None:

@@ -10,17 +10,17 @@
 --         {'early', due in ms} - {'lost'} (somebody reclaimed the entry since it was handed to this worker)
 -- All reads come first: where one of them fails, nothing has been written.
 local mark = redis.call('GET', KEYS[3])
-local fields = {'status', 'entry', 'attempt', 'claim', 'number', 'deliveries', 'turn', 'due', 'errors', 'dead',
-  'worker', 'started_at'}
-local record = {}
-for index, value in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
-  record[fields[index]] = value or nil
+local status, attempt, due = unpack(redis.call('HMGET', KEYS[2], 'status', 'attempt', 'due'))
+local entry, claim, number, deliveries, turn, errors, dead, worker, started_at
+local is_new = status == 'queued' and attempt == '0' -- nobody has claimed it yet
+if not is_new then -- a new one has nothing of this, and a field that is not there takes the longest to look for
+  entry, claim, number, deliveries, turn, errors, dead, worker, started_at = unpack(redis.call('HMGET', KEYS[2],
+    'entry', 'claim', 'number', 'deliveries', 'turn', 'errors', 'dead', 'worker', 'started_at'))
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local status = record.status
-local same_entry = record.entry == ARGV[1]
+local same_entry = entry == ARGV[1]
 if status == 'done' or status == 'failed' or status == 'cancelled' then
   -- One that was cancelled while it waited has its long life only until its entry is met, which is now.
   for _, key in ipairs({KEYS[1], KEYS[2]}) do
@@ -28,61 +28,65 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
       redis.call('PEXPIRE', key, ARGV[12])
     end
   end
-  return {'ended', same_entry and record.dead or ''} -- the letter is for the entry whose attempt failed
+  return {'ended', same_entry and dead or ''} -- the letter is for the entry whose attempt failed
 end
 
-local function claimed(attempt, number)
-  return {'claimed', attempt, number, mark or '', record.errors or '', tonumber(record.attempt or 0) > 0 and 1 or 0,
-    tonumber(record.started_at or now)}
-end
-
-if status == 'running' and record.claim == ARGV[11] then -- this very claim, said again after its reply was lost
-  return claimed(record.attempt, tonumber(record.number))
+local had_attempts = tonumber(attempt or 0) > 0 and 1 or 0
+if status == 'running' and claim == ARGV[11] then -- this very claim, said again after its reply was lost
+  return {'claimed', attempt, tonumber(number), mark or '', errors or '', had_attempts, tonumber(started_at or now)}
 end
 -- A server that forgot its last second forgot that it had handed the entry out, and handed it to another worker.
-local handed_out_again = same_entry and status == 'running' and ARGV[2] == record.deliveries
-  and record.worker ~= ARGV[4]
-if record.attempt ~= ARGV[13] then -- not this worker's own next attempt
-  if same_entry and tonumber(ARGV[2]) <= tonumber(record.deliveries or 0) and not handed_out_again then
+local handed_out_again = same_entry and status == 'running' and ARGV[2] == deliveries and worker ~= ARGV[4]
+if attempt ~= ARGV[13] then -- not this worker's own next attempt
+  if same_entry and tonumber(ARGV[2]) <= tonumber(deliveries or 0) and not handed_out_again then
     return {'lost'}
   end
   if not same_entry and status == 'running' then
-    if record.entry ~= ARGV[14] then
-      return {'elsewhere', record.entry}
+    if entry ~= ARGV[14] then
+      return {'elsewhere', entry}
     end
-  elseif not same_entry and tonumber(ARGV[3]) < tonumber(record.turn or 0) then
+  elseif not same_entry and tonumber(ARGV[3]) < tonumber(turn or 0) then
     return {'elsewhere', ''}
   end
-  if tonumber(record.due or 0) > now then
-    return {'early', record.due}
+  if due and tonumber(due) > now then
+    return {'early', due}
   end
 end
 
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if not last then -- it waited for longer than its keys live: begin them anew
-  redis.call('DEL', KEYS[1])
-  redis.call('XADD', KEYS[1], '0-1', 'f', ARGV[7])
-  redis.call('HSET', KEYS[2], 'created_at', ARGV[8])
-  last = {'0-1'}
+-- The attempt is the server's time, and above all that the log has seen. Its fence is an id just below its first: once
+-- that is the log's last id, Redis refuses whatever an earlier owner appends.
+local current, is_raised = now, false
+if is_new then -- its log ends with an entry, and Redis sets no last id below that
+  local fence = string.format('%d-18446744073709551615', now - 1)
+  is_raised = not redis.pcall('XSETID', KEYS[1], fence)['err']
+end
+if not is_raised then -- not a new one; or no log, one that is ahead of the clock, or a server without this command
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  if not last then -- it waited for longer than its keys live: begin them anew
+    redis.call('DEL', KEYS[1])
+    redis.call('XADD', KEYS[1], '0-1', 'f', ARGV[7])
+    redis.call('HSET', KEYS[2], 'created_at', ARGV[8])
+    last = {'0-1'}
+  end
+  current = math.max(now, tonumber(attempt or 0) + 1, tonumber(string.match(last[1], '^%d+')) + 1)
+  -- An entry with this id, added and deleted. Redis refuses it where an earlier fence is above it.
+  local fence = string.format('%d-18446744073709551615', current - 1)
+  redis.call('XADD', KEYS[1], fence, 'f', '')
+  redis.call('XDEL', KEYS[1], fence)
 end
 
--- The attempt is the server's time, and above all that the log has seen.
-local attempt = math.max(now, tonumber(record.attempt or 0) + 1, tonumber(string.match(last[1], '^%d+')) + 1)
-local text = string.format('%.0f', attempt)
-
--- An id just below this attempt's first, added and deleted: Redis now refuses whatever an earlier owner appends.
-local fence = string.format('%.0f-18446744073709551615', attempt - 1)
-redis.call('XADD', KEYS[1], fence, 'f', '')
-redis.call('XDEL', KEYS[1], fence)
-
-local number = redis.call('HINCRBY', KEYS[2], 'number', handed_out_again and 0 or 1)
-redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'entry', ARGV[1], 'deliveries', ARGV[2],
-  'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11])
-redis.call('HDEL', KEYS[2], 'due')
+local text = string.format('%d', current)
+number = tonumber(number or 0) + (handed_out_again and 0 or 1)
+started_at = started_at or string.format('%d', now)
+redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'number', number, 'entry', ARGV[1],
+  'deliveries', ARGV[2], 'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11],
+  'started_at', started_at)
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[2], 'provider', ARGV[9], 'model', ARGV[10])
 end
-redis.call('HSETNX', KEYS[2], 'started_at', string.format('%.0f', now))
+if due then
+  redis.call('HDEL', KEYS[2], 'due')
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return claimed(text, number)
+return {'claimed', text, number, mark or '', errors or '', had_attempts, tonumber(started_at)}
