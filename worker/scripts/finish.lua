@@ -27,19 +27,27 @@ if type(added) == 'table' and added['err'] then -- tostring: fakeredis hands ove
   end
   return redis.error_reply(tostring(added['err']))
 end
-redis.call('HSET', KEYS[2], 'status', ARGV[4])
-for field, value in pairs({due = ARGV[7], errors = ARGV[8], dead = ARGV[9]}) do
-  if value ~= '' then
-    redis.call('HSET', KEYS[2], field, value)
+if ARGV[4] == 'waiting' then
+  redis.call('HSET', KEYS[2], 'status', 'waiting')
+else
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('HSET', KEYS[2], 'status', ARGV[4], 'finished_at', string.format('%d', now))
+  if mark then
+    redis.call('DEL', KEYS[3])
   end
+end
+if ARGV[7] ~= '' then
+  redis.call('HSET', KEYS[2], 'due', ARGV[7])
+end
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[2], 'errors', ARGV[8])
+end
+if ARGV[9] ~= '' then
+  redis.call('HSET', KEYS[2], 'dead', ARGV[9])
 end
 if ARGV[6] == '1' then
   redis.call('HINCRBY', KEYS[2], 'number', -1)
-end
-if ARGV[4] ~= 'waiting' then
-  local time = redis.call('TIME')
-  redis.call('HSET', KEYS[2], 'finished_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
-  redis.call('DEL', KEYS[3])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
