@@ -22,16 +22,18 @@ if known[1] then
 end
 redis.call('DEL', KEYS[1], KEYS[3]) -- what an earlier life of this id left behind
 redis.call('XADD', KEYS[1], '0-1', 'f', ARGV[1])
-redis.call('HSET', KEYS[2], 'status', 'queued', 'queue', ARGV[3], 'provider', ARGV[4], 'model', ARGV[5],
-  'created_at', ARGV[6], 'attempt', '0', 'number', '0', 'acceptance', ARGV[7])
+redis.call('HSET', KEYS[2], 'status', 'queued', 'attempt', '0', 'number', '0', 'queue', ARGV[3],
+  'provider', ARGV[4], 'model', ARGV[5], 'created_at', ARGV[6], 'acceptance', ARGV[7])
 if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[2], 'deadline', ARGV[10])
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = math.max(now + tonumber(ARGV[8]), tonumber(ARGV[9]))
-if due > now then
-  redis.call('HSET', KEYS[2], 'due', string.format('%.0f', due))
+if ARGV[8] ~= '0' or ARGV[9] ~= '0' then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local due = math.max(now + tonumber(ARGV[8]), tonumber(ARGV[9]))
+  if due > now then
+    redis.call('HSET', KEYS[2], 'due', string.format('%.0f', due))
+  end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])

@@ -6,8 +6,10 @@
 -- Result: {'added', entry id} - {'later', when it is due in ms} -
 --         {'full', length, ms after which there may be room}
 local bound = tonumber(ARGV[2])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 if ARGV[3] == '1' then -- it may stand there already: look for it, and at the newest entries, first
   local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
   if due then
@@ -25,13 +27,18 @@ if bound > 0 then
     if queued > 0 then
       -- If the oldest job has been here for a while, about as many as are queued have passed in that time.
       local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
-      return {'full', queued + delayed, math.floor((now - tonumber(string.match(oldest, '^%d+'))) / queued)}
+      return {'full', queued + delayed, math.floor((now() - tonumber(string.match(oldest, '^%d+'))) / queued)}
     end
-    return {'full', delayed, math.floor(tonumber(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2])) - now}
+    return {'full', delayed, math.floor(tonumber(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2])) - now()}
   end
 end
-local due = math.max(now + tonumber(ARGV[4]), tonumber(ARGV[5]))
-if due <= now then
+local due = 0
+if ARGV[4] ~= '0' or ARGV[5] ~= '0' then -- most jobs are due at once, whatever the time
+  local from = now()
+  due = math.max(from + tonumber(ARGV[4]), tonumber(ARGV[5]))
+  due = due > from and due or 0
+end
+if due == 0 then
   return {'added', redis.call('XADD', KEYS[1], '*', 'job', ARGV[1])}
 end
 local score = string.format('%.0f', due)
