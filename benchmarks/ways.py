@@ -2,10 +2,11 @@
 
 - ``direct``: calls the provider and takes every chunk; no queue. ``bytes``: the same call, not even parsed.
 - ``drop``: takes jobs off the stream, calls the provider, drops every chunk, and publishes the end alone.
+- ``poured``: the same, but has all parts of a read poured out at once, as chatrelay's worker has.
 - ``publish``: the same, and ``await redis.publish(...)`` for each chunk.
 - ``naive``: the same, and ``await redis.xadd(...); await redis.publish(...)`` for each chunk.
 
-The last three have no fence, no events and no retries: they are the least that such a worker can be.
+The last four have no fence, no events and no retries: they are the least that such a worker can be.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -26,15 +28,16 @@ from producer.wire.job import Job
 from producer.wire.keys import FRAME_FIELD, GROUP, JOB_FIELD, Keys
 from worker.providers.http import open_session
 from worker.providers.openai_compatible import OpenAICompatible
+from worker.providers.part_stream import PartStream
 
-CALLING, QUEUED = ("direct", "bytes"), ("drop", "publish", "naive")
+CALLING, QUEUED = ("direct", "bytes"), ("drop", "poured", "publish", "naive")
 _DONE = b"\xa4type\xa4done"
 _BLOCK_MS = 1000
 MANY = 100  # jobs side by side, above which redis-py is faster with few connections
 _STAMP = slice(1, 1 + STAMP_DIGITS)
 
 
-def call(base_url: str, messages: list[dict[str, Any]], http: aiohttp.ClientSession) -> AsyncIterator[object]:
+def call(base_url: str, messages: list[dict[str, Any]], http: aiohttp.ClientSession) -> PartStream:
     """Call the provider as a worker does."""
     return OpenAICompatible.create_async_generator("m", messages, base_url=base_url, api_key="k", http=http)
 
@@ -106,12 +109,13 @@ async def take_all(base_url: str, way: str) -> None:
 # -- off the stream --------------------------------------------------------------------------------------------
 
 Send = Callable[[str, bytes], Awaitable[object]]
+ReadJob = Callable[[Job, PartStream], Awaitable[None]]
 
 
 async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
     """Take jobs off the stream until the process is terminated."""
     async with Redis.from_pool(pool(url, concurrency)) as redis, open_session() as http:
-        send = sender(redis, way)
+        read = poured if way == "poured" else partial(one_by_one, sender(redis, way))
         with contextlib.suppress(ResponseError):  # it is there
             await redis.xgroup_create(Keys().jobs("default"), GROUP, id="0", mkstream=True)
         answer(ready=True)
@@ -120,9 +124,9 @@ async def work(url: str, base_url: str, way: str, concurrency: int) -> None:
             if len(running) == concurrency:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             room = concurrency - len(running)
-            read = await redis.xreadgroup(GROUP, "w", {Keys().jobs("default"): ">"}, room, _BLOCK_MS)
-            for entry, fields in _entries(read):
-                task = asyncio.create_task(answer_job(redis, entry, fields, (base_url, http, send)))
+            found = await redis.xreadgroup(GROUP, "w", {Keys().jobs("default"): ">"}, room, _BLOCK_MS)
+            for entry, fields in _entries(found):
+                task = asyncio.create_task(answer_job(redis, entry, fields, (base_url, http, read)))
                 running.add(task)
                 task.add_done_callback(running.discard)
 
@@ -155,20 +159,30 @@ def sender(redis: Redis, way: str) -> Send:
         await redis.xadd(keys.log(job_id), {FRAME_FIELD: data})
         await redis.publish(keys.events(job_id), data)
 
-    return {"drop": drop, "publish": publish, "naive": naive}[way]
+    return {"drop": drop, "poured": drop, "publish": publish, "naive": naive}[way]
+
+
+async def one_by_one(send: Send, job: Job, parts: PartStream) -> None:
+    """Take the answer part by part, as whoever uses a provider's class does."""
+    async for part in parts:
+        if isinstance(part, str):
+            await send(job.id, part.encode())
+
+
+async def poured(_job: Job, parts: PartStream) -> None:
+    """Have the answer poured out, and drop it."""
+    await parts.pour(lambda _: True)
 
 
 async def answer_job(
     redis: Redis,
     entry: bytes,
     fields: dict[bytes, bytes],
-    means: tuple[str, aiohttp.ClientSession, Send],
+    means: tuple[str, aiohttp.ClientSession, ReadJob],
 ) -> None:
-    base_url, http, send = means
+    base_url, http, read = means
     job = Job.decode(fields[JOB_FIELD.encode()])
-    async for part in call(base_url, job.messages, http):
-        if isinstance(part, str):
-            await send(job.id, part.encode())
+    await read(job, call(base_url, job.messages, http))
     keys = Keys()
     await redis.publish(keys.events(job.id), _DONE)
     await redis.xack(keys.jobs("default"), GROUP, entry)
