@@ -92,12 +92,10 @@ class Asker:
     async def _answer(self, question: Question, stop: Stop) -> Asked:
         provider, job, attempt = question.provider, question.job, question.attempt
         try:
+            if not provider.is_limited:
+                return await self._relay(question)
             async with self._limits.place(provider, f"{job.id} {attempt.id}"):
-                if _is_late(question):  # a timer alone would let the provider be asked first
-                    return too_late("no provider was asked in time", job.deadline or 0)
-                self._start(question)
-                parts = provider.ask(job, self._http, standing=question.standing)
-                return await relay(parts, attempt, self._log, provider.timeouts_for(job))
+                return await self._relay(question)
         except LeaseLost:
             return Lost()
         except ProviderError as error:
@@ -114,6 +112,14 @@ class Asker:
             return Failure("provider_crashed", text, Follow.RETRY)
         finally:
             stop.ended()  # whoever waits is woken one step sooner than by the end of the task
+
+    async def _relay(self, question: Question) -> Answered | Failure:
+        provider, job = question.provider, question.job
+        if _is_late(question):  # a timer alone would let the provider be asked first
+            return too_late("no provider was asked in time", job.deadline or 0)
+        self._start(question)
+        parts = provider.ask(job, self._http, standing=question.standing)
+        return await relay(parts, question.attempt, self._log, provider.timeouts_for(job))
 
     def _start(self, question: Question) -> None:
         attempt, provider = question.attempt, question.provider

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from producer.connection import Call
 from producer.connection.script import Prepared
@@ -60,7 +60,8 @@ class EventLog:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; its id goes to the next one.
         """
-        _check_open(attempt)
+        if attempt.lost or attempt.sealed:
+            _raise_why_closed(attempt)
         try:
             data = encode(event)
         except WireError:
@@ -75,7 +76,7 @@ class EventLog:
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
         if attempt.lost or attempt.sealed:
-            _check_open(attempt)
+            _raise_why_closed(attempt)
         self._unwritten_bytes += attempt.put_chunk(text)
         self._announce(attempt)
 
@@ -203,7 +204,6 @@ class _Finish(Asked):
         return self.call
 
 
-def _check_open(attempt: Attempt) -> None:
+def _raise_why_closed(attempt: Attempt) -> NoReturn:
     attempt.check()
-    if attempt.sealed:
-        raise LeaseLost(attempt.job_id)
+    raise LeaseLost(attempt.job_id)

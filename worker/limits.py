@@ -11,8 +11,6 @@ from worker import scripts
 from worker.providers.registry import Provider
 from worker.writer import Writer
 
-_NO_LIMIT = contextlib.nullcontext()
-
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
 
 
@@ -27,14 +25,9 @@ class Limits:
         self._freed: dict[str, asyncio.Event] = {}
         self._held: dict[str, Call] = {}
 
-    def place(self, provider: Provider, holder: str) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wait for a place, and keep it while inside. ``holder`` names the call, and no other call."""
-        if provider.concurrency is None and provider.fleet_concurrency is None:
-            return _NO_LIMIT
-        return self._place(provider, holder)
-
     @contextlib.asynccontextmanager
-    async def _place(self, provider: Provider, holder: str) -> AsyncIterator[None]:
+    async def place(self, provider: Provider, holder: str) -> AsyncIterator[None]:
+        """Wait for a place, and keep it while inside. ``holder`` names the call, and no other call."""
         async with self._local_place(provider):
             if provider.fleet_concurrency is None:
                 yield

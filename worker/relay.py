@@ -241,8 +241,7 @@ class _Answer:
 class _Joiner:
     """Joins surrogate pairs that a service split between two chunks (``\\ud83d`` here, ``\\ude00`` there)."""
 
-    def __init__(self) -> None:
-        self.half = ""
+    half = ""
 
     def join(self, text: str) -> str:
         if not self.half and (text.isascii() or _is_whole(text)):

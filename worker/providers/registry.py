@@ -118,6 +118,11 @@ class Provider:
         return bool(getattr(self.cls, "supports_message_history", False))
 
     @property
+    def is_limited(self) -> bool:
+        """Whether its calls have to wait for places."""
+        return self.concurrency is not None or self.fleet_concurrency is not None
+
+    @property
     def lacks_key(self) -> bool:
         """Whether the service wants a key and the worker has none."""
         return (
