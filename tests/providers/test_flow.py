@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import gzip
+import ssl
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -12,14 +14,31 @@ from worker.providers.errors import Cut
 from worker.providers.flow import _Ear
 from worker.providers.part_stream import PartStream
 
-from .protocols import ACYTOO, OPENAI, delta, poured, sse, text_of
-from .upstream import LAST_CHUNK, PATIENCE, Exchange, Upstream, answering, chunk, head
+from .protocols import ACYTOO, OPENAI, Protocol, delta, poured, sse, text_of
+from .upstream import (
+    LAST_CHUNK,
+    PATIENCE,
+    Exchange,
+    Upstream,
+    answering,
+    answering_and_closing,
+    chunk,
+    head,
+    tls_without_certificates,
+)
 
 
-def ask(upstream: Upstream, http: aiohttp.ClientSession) -> PartStream:
-    answer = OPENAI.ask(upstream.url, http=http)
+def ask(upstream: Upstream, http: aiohttp.ClientSession, protocol: Protocol = OPENAI) -> PartStream:
+    answer = protocol.ask(upstream.url, http=http)
     assert isinstance(answer, PartStream)
     return answer
+
+
+@pytest.fixture
+async def https() -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(ssl=tls_without_certificates(ssl.PROTOCOL_TLS_CLIENT))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield session
 
 
 async def test_a_read_of_many_events_is_handed_over_at_once(http: aiohttp.ClientSession) -> None:
@@ -155,6 +174,11 @@ async def test_a_compressed_body_and_one_that_ends_with_its_connection_are_poure
     begin = head(content_type="text/plain", content_encoding="gzip", transfer_encoding="chunked")
     parts = [chunk(packed[at : at + 1000]) for at in range(0, len(packed), 1000)]
     async with Upstream(answering(begin, *parts, LAST_CHUNK)) as upstream:
-        answer = ACYTOO.ask(upstream.url, http=http)
-        assert isinstance(answer, PartStream)
-        assert text_of(await poured(answer, stops=3)) == text
+        assert text_of(await poured(ask(upstream, http, ACYTOO), stops=3)) == text
+
+
+async def test_a_body_that_ends_with_its_tls_connection_is_poured_whole(https: aiohttp.ClientSession) -> None:
+    """aiohttp closes such a connection twice, and then asyncio's TLS transport has forgotten all about itself."""
+    script = answering_and_closing(ACYTOO.head(connection="close"), b"Once upon", b" a time")
+    async with Upstream(script, tls=True) as upstream, asyncio.timeout(PATIENCE):
+        assert text_of(await poured(ask(upstream, https, ACYTOO))) == "Once upon a time"

@@ -1,6 +1,7 @@
 """An LLM service made of a socket: it keeps each request to the byte and answers with the bytes it is told."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -67,10 +68,11 @@ Script = Callable[[Exchange], Awaitable[None]]
 class Upstream:
     """Plays ``script`` for every request; a failed assertion in it fails the test that runs the upstream."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, tls: bool = False) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
         self._script = script
+        self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._plays: set[asyncio.Future[None]] = set()
         self._failures: list[Exception] = []
@@ -82,10 +84,11 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"http://{self.netloc}"
+        return f"{'https' if self._tls else 'http'}://{self.netloc}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        tls = tls_without_certificates(ssl.PROTOCOL_TLS_SERVER) if self._tls else None
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls)
         return self
 
     async def __aexit__(
@@ -146,6 +149,16 @@ def answering_and_closing(*pieces: bytes) -> Script:
         exchange.hang_up()
 
     return script
+
+
+def tls_without_certificates(side: int) -> ssl.SSLContext:
+    """One side of a TLS in which nobody shows who they are: a test needs no certificate for it."""
+    context = ssl.SSLContext(side)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("aNULL:@SECLEVEL=0")
+    return context
 
 
 @asynccontextmanager

@@ -56,8 +56,10 @@ class Flow:
     async def pour(self, take: Take) -> bool:
         """Hand over the parts as they arrive; return whether that was all, or ``take`` could take no more at once."""
         connection = self._response.connection
-        if connection is not None and connection.protocol is not None and connection.transport is not None:
-            ear = _Ear(connection.transport, connection.protocol, lambda: self._hand_over(take))
+        transport = connection.transport if connection is not None else None
+        protocol = connection.protocol if connection is not None else None
+        if transport is not None and protocol is not None and not transport.is_closing():
+            ear = _Ear(transport, protocol, lambda: self._hand_over(take))
             if not await ear.listen():
                 return False
         while parts := await self.read():  # what arrived already, or was cut off
@@ -121,7 +123,10 @@ class _Ear(asyncio.Protocol):
     def _go(self) -> None:
         if self._is_there:
             self._is_there = False
-            self._transport.set_protocol(self._handler)
+            # One that is closing serves no other call, and what still comes is passed on. It must be left as it is:
+            # a TLS transport of asyncio that was closed twice, as aiohttp does, can no longer be told anything.
+            if not self._transport.is_closing():
+                self._transport.set_protocol(self._handler)
 
     # -- the transport calls these -----------------------------------------------------------------------------
 
