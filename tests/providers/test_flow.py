@@ -19,6 +19,7 @@ from .upstream import (
     LAST_CHUNK,
     PATIENCE,
     Exchange,
+    Script,
     Upstream,
     answering,
     answering_and_closing,
@@ -175,6 +176,30 @@ async def test_a_compressed_body_and_one_that_ends_with_its_connection_are_poure
     parts = [chunk(packed[at : at + 1000]) for at in range(0, len(packed), 1000)]
     async with Upstream(answering(begin, *parts, LAST_CHUNK)) as upstream:
         assert text_of(await poured(ask(upstream, http, ACYTOO), stops=3)) == text
+
+
+def derailing(protocol: Protocol, piece: bytes) -> Script:
+    """Send ``piece`` and with it what is no HTTP: aiohttp drops the connection in the step in which they arrive."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(protocol.head(transfer_encoding="chunked"), chunk(piece) + b"nonsense\r\n")
+        await exchange.peer_closed()
+
+    return script
+
+
+async def test_what_comes_with_the_end_mark_takes_nothing_back(http: aiohttp.ClientSession) -> None:
+    async with Upstream(derailing(OPENAI, OPENAI.encode(["a", "b"]))) as upstream:
+        assert await poured(ask(upstream, http)) == ["a", "b", Finish("stop")]
+
+
+async def test_a_taker_that_was_full_when_the_connection_went_hears_of_it(
+    http: aiohttp.ClientSession,
+) -> None:
+    """It asks for more at once, in the very step in which the connection ends."""
+    async with Upstream(derailing(ACYTOO, b"Once upon")) as upstream, asyncio.timeout(PATIENCE):
+        with pytest.raises(Cut):
+            await poured(ask(upstream, http, ACYTOO), stops=1)
 
 
 async def test_a_body_that_ends_with_its_tls_connection_is_poured_whole(https: aiohttp.ClientSession) -> None:

@@ -34,7 +34,7 @@ _LISTEN, _REST, _ENOUGH = None, True, False
 
 
 class Flow:
-    """What is left of a response's body. Whatever aiohttp raises while it is read comes through as it is."""
+    """What is left of a response's body. Whatever aiohttp raises when it is lost or broken comes through."""
 
     def __init__(self, response: aiohttp.ClientResponse, decoder: Decoder) -> None:
         self._response = response
@@ -48,10 +48,20 @@ class Flow:
         while True:
             for parts in self._decoded:
                 return parts
-            if self._decoder.is_complete or not (data := await self._content.readany()):
+            if self._decoder.is_complete or not (data := await self._arrived()):
                 return []
             self._bytes_taken += len(data)
             self._decoded = self._decoder.feed(data)
+
+    async def _arrived(self) -> bytes:
+        """Return what has arrived, or arrives next; nothing at the end."""
+        try:
+            return await self._content.readany()
+        except RuntimeError as error:
+            # Whoever waits is told of a loss, but who comes just after it, before the body has heard of it, is not.
+            if (connection := self._response.connection) is None or not connection.closed:
+                raise
+            raise aiohttp.ClientConnectionError("connection lost") from error
 
     async def pour(self, take: Take) -> bool:
         """Hand over the parts as they arrive; return whether that was all, or ``take`` could take no more at once."""

@@ -148,7 +148,8 @@ async def read_rest(response: aiohttp.ClientResponse) -> None:
     """
     if response.content.at_eof():
         return
-    with suppress(*_TRANSPORT_ERRORS):
+    # Who reads just after the connection was lost, and before the body has heard of it, gets a bare RuntimeError.
+    with suppress(*_TRANSPORT_ERRORS, RuntimeError):
         async with asyncio.timeout(REST_TIMEOUT):
             await _read_at_most(response, MAX_ERROR_BODY, bytearray())
 
