@@ -144,7 +144,9 @@ class _Clock:
         since = self._loop.time()
         self._unset()
         yield
-        self._end += self._loop.time() - since
+        stood_for = self._loop.time() - since
+        self._end += stood_for
+        self._due += stood_for
         self._set()
 
     def _set(self) -> None:

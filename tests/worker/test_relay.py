@@ -431,6 +431,28 @@ async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() 
     assert provider.closed
 
 
+async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writer = MemoryWriter()
+    writer.is_open.clear()
+    log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
+
+    async def answer() -> AsyncGenerator[base.Part]:
+        for _ in range(2):  # one is on its way, one waits
+            yield "x" * (MAX_WAITING_BYTES // 2)
+        for _ in range(10):  # a timer that is due would have rung by then
+            await asyncio.sleep(0)
+        yield "end"
+
+    task = asyncio.create_task(relay(answer(), attempt, log, limits()))
+    await log.waited_for.wait()
+    later = asyncio.get_running_loop().time() + 2 * LONG
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
+    writer.is_open.set()
+    assert (await task).chars == MAX_WAITING_BYTES + len("end")
+
+
 async def test_g8_a_job_that_is_lost_while_redis_is_waited_for_closes_its_provider() -> None:
     writer = MemoryWriter()
     writer.is_open.clear()
