@@ -4,11 +4,13 @@ import asyncio
 import gc
 import gzip
 import ssl
+import zlib
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
+from tests.support.facts import until
 from worker.providers.base import Finish, Part
 from worker.providers.errors import Cut
 from worker.providers.flow import _Ear
@@ -200,6 +202,43 @@ async def test_a_taker_that_was_full_when_the_connection_went_hears_of_it(
     async with Upstream(derailing(ACYTOO, b"Once upon")) as upstream, asyncio.timeout(PATIENCE):
         with pytest.raises(Cut):
             await poured(ask(upstream, http, ACYTOO), stops=1)
+
+
+async def test_what_came_in_one_read_with_what_spoils_the_body_is_handed_over(
+    http: aiohttp.ClientSession,
+) -> None:
+    packer = zlib.compressobj()
+    packed = packer.compress(OPENAI.encode(["a", "b"])) + packer.flush(zlib.Z_SYNC_FLUSH)
+    begin = OPENAI.head(transfer_encoding="chunked", content_encoding="deflate")
+    async with Upstream(answering(begin, chunk(packed) + chunk(b"\xff" * 10))) as upstream:
+        assert await poured(ask(upstream, http)) == ["a", "b", Finish("stop")]
+
+
+async def test_what_came_before_the_body_broke_off_is_kept_for_a_taker_that_was_full(
+    http: aiohttp.ClientSession,
+) -> None:
+    is_full = asyncio.Event()
+    taken: list[Part] = []
+
+    async def break_off(exchange: Exchange) -> None:
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"), chunk(sse(delta("a"))))
+        await is_full.wait()
+        await exchange.send(chunk(sse(delta("b"), "[DONE]")))
+        exchange.hang_up()
+
+    def take(parts: list[Part]) -> bool:
+        taken.extend(parts)
+        is_full.set()
+        return False
+
+    async with Upstream(break_off) as upstream, asyncio.timeout(PATIENCE):
+        answer = ask(upstream, http)
+        assert not await answer.pour(take)
+        assert answer._flow is not None
+        await until(answer._flow._content.exception)
+        while not await answer.pour(take):
+            pass
+    assert taken == ["a", "b"]
 
 
 async def test_a_body_that_ends_with_its_tls_connection_is_poured_whole(https: aiohttp.ClientSession) -> None:

@@ -48,20 +48,9 @@ class Flow:
         while True:
             for parts in self._decoded:
                 return parts
-            if self._decoder.is_complete or not (data := await self._arrived()):
+            if self._decoder.is_complete or not (data := await self._next_bytes()):
                 return []
-            self._bytes_taken += len(data)
             self._decoded = self._decoder.feed(data)
-
-    async def _arrived(self) -> bytes:
-        """Return what has arrived, or arrives next; nothing at the end."""
-        try:
-            return await self._content.readany()
-        except RuntimeError as error:
-            # Whoever waits is told of a loss, but who comes just after it, before the body has heard of it, is not.
-            if (connection := self._response.connection) is None or not connection.closed:
-                raise
-            raise aiohttp.ClientConnectionError("connection lost") from error
 
     async def pour(self, take: Take) -> bool:
         """Hand over the parts as they arrive; return whether that was all, or ``take`` could take no more at once."""
@@ -82,14 +71,40 @@ class Flow:
         wants_more = True
         for parts in self._decoded:
             wants_more = take(parts) and wants_more
-        while wants_more and not self._decoder.is_complete and self._content.exception() is None:
-            if self._content.total_bytes == self._bytes_taken:
-                return _REST if self._content.is_eof() else _LISTEN
-            data = self._content.read_nowait()
-            self._bytes_taken += len(data)
-            for parts in self._decoder.feed(data):
+        while wants_more and not self._decoder.is_complete:
+            if not self._has_bytes():
+                is_over = self._content.is_eof() or self._content.exception() is not None
+                return _REST if is_over else _LISTEN
+            for parts in self._decoder.feed(self._take_bytes()):
                 wants_more = take(parts) and wants_more
         return _REST if wants_more else _ENOUGH
+
+    async def _next_bytes(self) -> bytes:
+        """Return what has arrived, or arrives next; nothing at the end."""
+        if self._has_bytes():
+            return self._take_bytes()
+        try:
+            data = await self._content.readany()
+        except RuntimeError as error:
+            # Whoever waits is told of a loss, but who comes just after it, before the body has heard of it, is not.
+            if (connection := self._response.connection) is None or not connection.closed:
+                raise
+            raise aiohttp.ClientConnectionError("connection lost") from error
+        self._bytes_taken += len(data)
+        return data
+
+    def _has_bytes(self) -> bool:
+        return self._content.total_bytes != self._bytes_taken
+
+    def _take_bytes(self) -> bytes:
+        """Take what has arrived. What came before a failure counts; aiohttp would tell of the failure alone."""
+        if (error := self._content.exception()) is not None:
+            self._content.set_exception(None)  # type: ignore[arg-type]
+        data = self._content.read_nowait()
+        if error is not None:
+            self._content.set_exception(error)
+        self._bytes_taken += len(data)
+        return data
 
 
 class _Ear(asyncio.Protocol):
