@@ -169,6 +169,32 @@ async def test_what_arrives_in_the_step_of_a_cancel_is_left_alone(http: aiohttp.
     assert told == 1
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_taker_may_cancel_the_call_over_what_it_takes(
+    goes_on: bool, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = asyncio.Event()
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.send(OPENAI.head(transfer_encoding="chunked"), chunk(sse(delta("a"))))
+        await go_on.wait()
+        await exchange.send(chunk(sse(delta("b"))))
+        await exchange.peer_closed()
+
+    def take(_: list[Part]) -> bool:
+        if go_on.is_set():
+            reader.cancel()
+            return goes_on
+        go_on.set()
+        return True
+
+    async with Upstream(stall) as upstream, asyncio.timeout(PATIENCE):
+        reader = asyncio.create_task(ask(upstream, http).pour(take))
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+    assert not caplog.records
+
+
 async def test_a_compressed_body_and_one_that_ends_with_its_connection_are_poured_whole(
     http: aiohttp.ClientSession,
 ) -> None:

@@ -138,12 +138,19 @@ class _Ear(asyncio.Protocol):
         try:
             is_rest_wanted = self._hear()
         except Exception as error:  # noqa: BLE001 - `listen` raises it
-            self._go()
-            self._heard_enough.set_exception(error)
+            self._tell(error)
         else:
             if is_rest_wanted is not None:
-                self._go()
-                self._heard_enough.set_result(is_rest_wanted)
+                self._tell(is_rest_wanted)
+
+    def _tell(self, result: bool | Exception) -> None:
+        self._go()
+        if self._heard_enough.done():  # whoever took the parts has cancelled the call over them
+            return
+        if isinstance(result, Exception):
+            self._heard_enough.set_exception(result)
+        else:
+            self._heard_enough.set_result(result)
 
     def _go(self) -> None:
         if self._is_there:
@@ -168,9 +175,7 @@ class _Ear(asyncio.Protocol):
         """Hear what is left; what the loss means for the answer is told to whoever reads on."""
         self._handler.connection_lost(exc)
         self._listen_now()
-        if not self._heard_enough.done():
-            self._go()
-            self._heard_enough.set_result(True)
+        self._tell(True)
 
     def pause_writing(self) -> None:
         """Tell aiohttp."""
