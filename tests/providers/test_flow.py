@@ -5,6 +5,7 @@ import gc
 import gzip
 import ssl
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,7 +14,7 @@ import pytest
 from tests.support.facts import until
 from worker.providers.base import Finish, Part
 from worker.providers.errors import Cut
-from worker.providers.flow import _Ear
+from worker.providers.flow import AT_ONCE, _Ear
 from worker.providers.part_stream import PartStream
 
 from .protocols import ACYTOO, OPENAI, Protocol, delta, poured, sse, text_of
@@ -228,6 +229,38 @@ async def test_a_taker_that_was_full_when_the_connection_went_hears_of_it(
     async with Upstream(derailing(ACYTOO, b"Once upon")) as upstream, asyncio.timeout(PATIENCE):
         with pytest.raises(Cut):
             await poured(ask(upstream, http, ACYTOO), stops=1)
+
+
+@pytest.mark.parametrize("is_poured", [True, False])
+async def test_a_body_that_holds_far_more_than_was_read_leaves_others_their_turns(
+    is_poured: bool, http: aiohttp.ClientSession
+) -> None:
+    size = 20 * AT_ONCE
+    packed = gzip.compress(b"x" * size)
+    head_and_body = ACYTOO.head(content_encoding="gzip", content_length=str(len(packed))) + packed
+    turns, taken_in = 0, Counter[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take(parts: list[Part]) -> bool:
+        taken_in[turns] += len(text_of(parts))
+        return True
+
+    async with Upstream(answering(head_and_body)) as upstream, asyncio.timeout(PATIENCE):
+        running = asyncio.create_task(others())
+        answer = ask(upstream, http, ACYTOO)
+        if is_poured:
+            assert await answer.pour(take)
+        else:
+            async for part in answer:
+                take([part])
+        running.cancel()
+    assert taken_in.total() == size
+    assert max(taken_in.values()) < 2 * AT_ONCE
 
 
 async def test_what_came_in_one_read_with_what_spoils_the_body_is_handed_over(

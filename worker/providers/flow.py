@@ -13,6 +13,10 @@ import aiohttp
 
 from worker.providers.base import Part
 
+AT_ONCE = 256 * 1024
+"""Bytes that are decoded in one step of the loop, more or less: as many as a socket gives at once. A compressed body
+may hold a thousand times what was read of it."""
+
 Take = Callable[[list[Part]], bool]
 """Takes parts, at least one; returns whether it can take more at once."""
 
@@ -42,12 +46,16 @@ class Flow:
         self._decoder = decoder
         self._decoded: Iterator[list[Part]] = iter(())
         self._bytes_taken = 0
+        self._rest_at = AT_ONCE
 
     async def read(self) -> list[Part]:
         """Return the parts that are ready next, none at the end."""
         while True:
             for parts in self._decoded:
                 return parts
+            if self._bytes_taken > self._rest_at and self._has_bytes():
+                self._rest_at = self._bytes_taken + AT_ONCE
+                await asyncio.sleep(0)
             if self._decoder.is_complete or not (data := await self._next_bytes()):
                 return []
             self._decoded = self._decoder.feed(data)
@@ -61,7 +69,7 @@ class Flow:
             ear = _Ear(transport, protocol, lambda: self._hand_over(take))
             if not await ear.listen():
                 return False
-        while parts := await self.read():  # what arrived already, or was cut off
+        while parts := await self.read():  # what arrived already, and was cut off or too much for one step
             if not take(parts):
                 return False
         return True
@@ -71,7 +79,8 @@ class Flow:
         wants_more = True
         for parts in self._decoded:
             wants_more = take(parts) and wants_more
-        while wants_more and not self._decoder.is_complete:
+        most = self._bytes_taken + AT_ONCE
+        while wants_more and not self._decoder.is_complete and self._bytes_taken < most:
             if not self._has_bytes():
                 is_over = self._content.is_eof() or self._content.exception() is not None
                 return _REST if is_over else _LISTEN
