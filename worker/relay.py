@@ -48,10 +48,13 @@ async def _poured(iterator: AsyncIterator[base.Part], take: Take) -> bool:
     """Hand over the parts as they come; return whether that was all, or ``take`` could take no more at once."""
     if isinstance(iterator, PartStream):
         return await iterator.pour(take)
-    async for part in iterator:
+    while True:  # not ``async for``, which would want an iterator of the iterator
+        try:
+            part = await anext(iterator)
+        except StopAsyncIteration:
+            return True
         if not take([part]):
             return False
-    return True
 
 
 class _Intake:

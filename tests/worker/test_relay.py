@@ -378,6 +378,27 @@ async def test_g3_an_attempt_that_is_lost_already_asks_for_one_part_and_closes()
     assert (provider.asked, provider.closed, run.writer.frames) == (1, True, [])
 
 
+async def test_an_iterator_that_is_nothing_but_one_is_read_all_the_same() -> None:
+    """``async for`` asks no more of it."""
+
+    class Bare:
+        def __init__(self) -> None:
+            self._texts: Iterator[str] = iter(["a", "b"])
+
+        async def __anext__(self) -> str:
+            for text in self._texts:
+                return text
+            raise StopAsyncIteration
+
+    class Answer:
+        def __aiter__(self) -> Bare:
+            return Bare()
+
+    run = Relayed()
+    assert await run.of(Answer()) == Answered("stop", 2)  # type: ignore[arg-type]
+    assert texts(await run.events()) == ["a", "b"]
+
+
 async def test_an_iterator_that_cannot_be_closed_is_read_all_the_same() -> None:
     class Plain:
         def __init__(self) -> None:
