@@ -59,9 +59,10 @@ class Asker:
         Raises:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
         """
-        stop = self._cancellations.watch(question.entry, question.attempt)
+        loop = asyncio.get_running_loop()
+        stop = self._cancellations.watch(question.entry, question.attempt, loop)
         # A task of its own: what a class that is not ours does to it, such as not to end, does nothing to this one.
-        answering = asyncio.get_running_loop().create_task(self._answer(question, stop))
+        answering = loop.create_task(self._answer(question, stop))
         deadline = _stop_at_deadline(question, stop)
         try:
             ended = await stop.wait(answering)

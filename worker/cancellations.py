@@ -33,9 +33,9 @@ _Place = tuple[str, str]
 class Stop:
     """A running answer's way to be stopped, and the reason it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.reason: Reason | None = None
-        self._turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turned: asyncio.Future[None] = loop.create_future()
 
     def now(self, reason: Reason) -> None:
         """Stop the answer, if it has not ended; the first reason counts."""
@@ -84,10 +84,10 @@ class Cancellations:
         self._early: dict[_Which, str] = {}
         self._releasing = False
 
-    def watch(self, entry: Entry, attempt: Attempt) -> Stop:
+    def watch(self, entry: Entry, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> Stop:
         """Return what stops the answer on a cancel of the job, `lose` and `release_all`, until `forget`."""
         which = (attempt.job_id, attempt.id)
-        stop = self._running[which] = self._places[entry.queue, entry.id] = Stop()
+        stop = self._running[which] = self._places[entry.queue, entry.id] = Stop(loop)
         if which in self._early:
             stop.now(CancelAsked(self._early.pop(which)))
         if self._releasing:

@@ -78,7 +78,7 @@ class EntryReader:
 
     async def _next(self, count: int) -> list[Entry]:
         # A group that was made again hands over once more what is running here.
-        return [entry for entry in await self._new(count) if entry not in self._holdings]
+        return self._holdings.without_held(await self._new(count))
 
     async def _new(self, count: int) -> list[Entry]:
         if len(self._queues) == 1:
@@ -102,8 +102,9 @@ class EntryReader:
         command = ("XREADGROUP", *who, "COUNT", count, *block, "STREAMS", *streams, *(">" for _ in streams))
         reply = await self._ask(*command, blocks_for=(block_ms or 0) / 1000)
         return [
-            Entry(self._queues[stream.decode()], entry_id.decode(), body_of(fields))
+            Entry(queue, entry_id.decode(), body_of(fields))
             for stream, entries in reply or ()
+            for queue in (self._queues[stream.decode()],)
             for entry_id, fields in entries
         ]
 
@@ -138,5 +139,7 @@ class EntryReader:
 
 def body_of(fields: Sequence[bytes] | None) -> bytes:
     """Return the job's bytes in an entry; empty, where something else added it."""
+    if fields and len(fields) == 2 and fields[0] == _JOB_FIELD:  # as in all that a producer added
+        return fields[1]
     fields = fields or ()
     return dict(zip(fields[::2], fields[1::2], strict=True)).get(_JOB_FIELD, b"")

@@ -71,7 +71,7 @@ class EventLog:
         if urgent:
             self._announce(attempt)
         else:
-            asyncio.get_running_loop().call_soon(self._announce, attempt)
+            self._writer.loop.call_soon(self._announce, attempt)
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
@@ -115,7 +115,7 @@ class EventLog:
             return self._finish_call(attempt, end, frame)
 
         attempt.is_ending = True
-        finishing = _Finish(make)
+        finishing = _Finish(make, self._writer.loop)
         self._writer.add(finishing)
         match await finishing.future:
             case b"written" | b"repeated":
@@ -193,8 +193,8 @@ class _Finish(Asked):
 
     __slots__ = ("_make",)
 
-    def __init__(self, make: Callable[[], Call]) -> None:
-        super().__init__(None, remembered=True, repeated=True)
+    def __init__(self, make: Callable[[], Call], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(None, loop, remembered=True, repeated=True)
         self._make = make
 
     def prepare(self) -> Call:

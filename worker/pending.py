@@ -40,10 +40,12 @@ class Asked(Pending):
 
     __slots__ = ("future", "remembered", "repeated")
 
-    def __init__(self, call: Call | None, *, remembered: bool, repeated: bool) -> None:
+    def __init__(
+        self, call: Call | None, loop: asyncio.AbstractEventLoop, *, remembered: bool, repeated: bool
+    ) -> None:
         self.call = call
         self.is_suspect = False
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Any] = loop.create_future()
         self.remembered = remembered
         self.repeated = repeated
 

@@ -232,7 +232,7 @@ class Queue:
             for entry_id, deliveries, fields in found
         ]
         # What this worker holds itself, and could not renew in time, is renewed by this.
-        new = [entry for entry in entries if entry not in self._holdings]
+        new = self._holdings.without_held(entries)
         self._holdings.add(new)
         return next_cursor.decode(), new
 

@@ -32,7 +32,9 @@ class Settlings:
         """Settle the entry with the next pipeline; done when Redis has."""
         settling = self._growing.get(entry.queue)
         if settling is None or not settling.has_room:
-            settling = self._growing[entry.queue] = Settling(self._keys.jobs(entry.queue), self._holdings)
+            settling = self._growing[entry.queue] = Settling(
+                self._keys.jobs(entry.queue), self._holdings, self._writer.loop
+            )
             self._writer.add(settling)
         settling.entries.append(entry)
         return settling.done
@@ -43,12 +45,12 @@ class Settling(Pending):
 
     __slots__ = ("_holdings", "_jobs", "done", "entries")
 
-    def __init__(self, jobs: str, holdings: Holdings) -> None:
+    def __init__(self, jobs: str, holdings: Holdings, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._jobs = jobs
         self._holdings = holdings
         self.entries: list[Entry] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = loop.create_future()
 
     @property
     def has_room(self) -> bool:

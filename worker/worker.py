@@ -86,9 +86,11 @@ class Worker:
         self._hurried = asyncio.Event()
         self._stopped = asyncio.Event()
         self._give_up_at = 0.0
+        self._loop: asyncio.AbstractEventLoop
 
     async def run(self) -> None:
         """Work until stopped."""
+        self._loop = asyncio.get_running_loop()
         try:
             async with self._parts() as parts, watch_the_loop(self._settings.lease / 3):
                 if await self._redis_comes(parts.reader):
@@ -201,7 +203,7 @@ class Worker:
                 parts.slots.take(entry)
 
     def _begin(self, executor: Executor, entry: Entry) -> None:
-        job = asyncio.create_task(executor.execute(entry), name=f"chatrelay-job-{entry.id}")
+        job = self._loop.create_task(executor.execute(entry), name=f"chatrelay-job-{entry.id}")
         self._jobs.add(job)
         job.add_done_callback(self._end)
 

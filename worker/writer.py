@@ -44,6 +44,7 @@ class Writer:
     """
 
     def __init__(self, line: Line, timeout: float) -> None:
+        self.loop = asyncio.get_running_loop()  # kept: to ask for it takes a system call (Python 3.11)
         self._line = line
         self._timeout = timeout
         self._scripts = ScriptRunner(line)
@@ -73,7 +74,7 @@ class Writer:
             redis.exceptions.ResponseError: the server refused it, for a reason that will not pass by itself.
             redis.exceptions.RedisError: with ``repeat=False``, its reply did not come.
         """
-        asked = Asked(call, remembered=remember, repeated=repeat)
+        asked = Asked(call, self.loop, remembered=remember, repeated=repeat)
         self.add(asked)
         return asked.future
 
@@ -105,7 +106,7 @@ class Writer:
     async def _let_flow(self) -> None:
         """Let calls go out as they come, until the connection ends, or has been silent for too long."""
         self._work.clear()
-        self._flow = asyncio.get_running_loop().create_future()
+        self._flow = self.loop.create_future()
         self._write()
         try:
             while not self._flow.done():
@@ -122,7 +123,7 @@ class Writer:
             self._work.set()
         elif not self._is_due:
             self._is_due = True
-            self._flow.get_loop().call_soon(self._write)
+            self.loop.call_soon(self._write)
 
     def _write(self) -> None:
         self._is_due = False
@@ -280,7 +281,7 @@ class Writer:
             self._waiting.extend(refused)
             self._write_soon()
 
-        asyncio.get_running_loop().call_later(_REFUSED_PAUSE * random.uniform(0.5, 1.0), write)
+        self.loop.call_later(_REFUSED_PAUSE * random.uniform(0.5, 1.0), write)
 
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))

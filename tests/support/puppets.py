@@ -49,8 +49,12 @@ class SteppedWriter:
     def __init__(self) -> None:
         self.waiting: list[Step] = []
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
-        asked = Asked(call, remembered=remember, repeated=repeat)
+        asked = Asked(call, self.loop, remembered=remember, repeated=repeat)
         self.waiting.append(Step(call.script, asked))
         return asked.future
 

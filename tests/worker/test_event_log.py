@@ -22,9 +22,10 @@ class SlowWriter:
     def __init__(self) -> None:
         self.announced: list[Pending] = []
         self.sent: list[tuple[Call, Pending]] = []
+        self.loop = asyncio.get_running_loop()
 
     def submit(self, call: Call) -> "asyncio.Future[bytes]":
-        asked = Asked(call, remembered=True, repeated=True)
+        asked = Asked(call, self.loop, remembered=True, repeated=True)
         self.add(asked)
         return asked.future
 

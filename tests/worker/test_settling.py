@@ -17,6 +17,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.pending: list[Pending] = []
+        self.loop = asyncio.get_running_loop()
 
     def add(self, pending: Pending) -> None:
         self.pending.append(pending)
@@ -26,7 +27,7 @@ ENTRIES = [Entry("a", "1-0", b""), Entry("b", "2-0", b""), Entry("a", "3-0", b""
 
 
 @pytest.fixture
-def writer() -> Waiting:
+async def writer() -> Waiting:
     return Waiting()
 
 
