@@ -15,6 +15,7 @@ from worker.attempt import LeaseLost
 from worker.event_log import End, EventLog
 from worker.holdings import Entry
 from worker.outcome import (
+    Answered,
     CancelAsked,
     Failure,
     Follow,
@@ -205,7 +206,7 @@ class Executor:
         claimed = await self._queue.claim(run.entry, claim)
         if not isinstance(claimed, Claimed):
             return claimed
-        run.claimed, run.finished = claimed, False
+        run.begin(claimed)
         return None if claimed.cancel_reason is None else CancelAsked(claimed.cancel_reason)
 
     def _after(self, run: Run, failures: Sequence[Failure], parked: dict[str, int]) -> Outcome:
@@ -284,6 +285,8 @@ class Executor:
         where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
         tell = self._logger
         match outcome:
+            case Answered():
+                tell.info("job ended", **where, outcome="Answered")
             case Failure(code, message, follow):
                 tell.warning("job failed", **where, code=code, message=message, follow=follow.value)
             case PutOff(until_ms, reason, _, Failure(code, message)):

@@ -138,8 +138,10 @@ class Ending:
     counts: bool = True
 
 
+_WHOLE = Ending("done", Verb.SETTLE)
+
 _ENDINGS: Mapping[type[Outcome], Ending] = {
-    Answered: Ending("done", Verb.SETTLE),
+    Answered: _WHOLE,
     Failure: Ending("failed", Verb.BURY),
     Undecodable: Ending("failed", Verb.BURY),
     CancelAsked: Ending("cancelled", Verb.SETTLE),
@@ -155,6 +157,8 @@ _ENDINGS: Mapping[type[Outcome], Ending] = {
 def ending_of(outcome: Outcome) -> Ending:
     """Return what follows from ``outcome``."""
     match outcome:
+        case Answered():
+            return _WHOLE
         case Failure(follow=Follow.FAIL):  # there is nothing that an operator could mend
             return Ending("failed", Verb.SETTLE)
         case PutOff(counts=False):

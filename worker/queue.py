@@ -7,6 +7,7 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 import asyncio
 import itertools
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ logger = structlog.get_logger("chatrelay.queue")
 
 LATER_HINT = pack({"type": "later"})
 RELEASED_HINT = pack({"type": "released"})
+
+_UNFINISHED = str(UNFINISHED_MS)
 
 _RELEASED_IDLE_MS = 1_000_000_000
 """An entry that was released looks as if it had been silent for so long: longer than any lease."""
@@ -89,7 +92,7 @@ class Queue:
         self._queues = settings.queues
         self._worker = settings.name
         self._lease_ms = int(settings.lease * 1000)
-        self._retention_ms = int(settings.retention * 1000)
+        self._retention = str(int(settings.retention * 1000))  # in ms, as text
         self._max_dead = settings.max_dead
         self._settlings = Settlings(writer, keys, holdings)
         # A claim's own name: a system call for each would cost more than all else about it.
@@ -101,12 +104,14 @@ class Queue:
     async def claim(self, entry: Entry, claim: Claim) -> Claimed | NotClaimed:
         """Become the owner of the entry's job; or return why there is nothing to run, and what follows."""
         token = f"{self._tokens_of_this_life}{next(self._tokens)}"
-        reply = await self._writer.submit(self._claim_call(entry, claim, token), remember=False)
+        call = self._claim_call(entry, claim, token)
+        reply = await self._writer.submit(call, remember=False)
         match reply:
             case [b"claimed", attempt, number, mark, errors, had_attempts, first_claim_ms]:
-                self._remember_claim(entry, claim, token, (int(attempt), int(number)))
+                attempt, number = int(attempt), int(number)
+                self._remember_claim(call.keys[:2], entry, claim, (attempt, number, token))
                 return Claimed(
-                    Attempt(claim.job_id, int(attempt), int(number)),
+                    Attempt(claim.job_id, attempt, number),
                     mark.decode(errors="replace") if mark else None,
                     unpack_errors(errors) if errors else (),
                     is_first=not had_attempts,
@@ -125,9 +130,9 @@ class Queue:
     def _claim_call(self, entry: Entry, claim: Claim, token: str) -> Call:
         keys, job_id = self._keys, claim.job_id
         names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
-        what = (entry.id, entry.deliveries, claim.turn, self._worker, UNFINISHED_MS, entry.queue)
+        what = (entry.id, entry.deliveries, claim.turn, self._worker, _UNFINISHED, entry.queue)
         queued = _queued_frame(entry.queue)
-        asked = (claim.provider, claim.model, token, self._retention_ms)
+        asked = (claim.provider, claim.model, token, self._retention)
         after = "" if claim.after is None else claim.after
         return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after, claim.gone)
 
@@ -136,11 +141,15 @@ class Queue:
         call = scripts.STANDS.on([self._keys.jobs(queue)], entry_id)
         return bool(await self._writer.submit(call, remember=False))
 
-    def _remember_claim(self, entry: Entry, claim: Claim, token: str, id_and_number: tuple[int, int]) -> None:
-        names = [self._keys.log(claim.job_id), self._keys.record(claim.job_id)]
+    def _remember_claim(
+        self, log_and_record: Sequence[str], entry: Entry, claim: Claim, got: tuple[int, int, str]
+    ) -> None:
+        *id_and_number, token = got
         place = ("entry", entry.id, "deliveries", entry.deliveries, "queue", entry.queue, "turn", claim.turn)
         who = ("worker", self._worker, "claim", token, "provider", claim.provider, "model", claim.model)
-        self._writer.remember(scripts.RESTORE.unsaid(names, *id_and_number, UNFINISHED_MS, *place, *who))
+        self._writer.remember(
+            scripts.RESTORE.unsaid(log_and_record, *id_and_number, UNFINISHED_MS, *place, *who)
+        )
 
     async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
         """Note which provider the attempt asks, where it is not the one that its claim named."""

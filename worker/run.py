@@ -1,7 +1,5 @@
 """What is known of a job while a worker runs it, and what of that goes into its dead letter."""
 
-from dataclasses import dataclass, field
-
 from producer.wire.dead import AttemptError, DeadLetter
 from producer.wire.job import Job
 from worker.attempt import Attempt
@@ -10,27 +8,27 @@ from worker.outcome import Failure, Outcome, Unburied, Undecodable, fit
 from worker.queue import Claimed
 from worker.standing import Standing
 
+_NOTHING = Standing()
 _MAX_KEPT_CHARS = 500  # of an error's message, in the job's history
 
 
-@dataclass(slots=True)
 class Run:
     """What is known of a job while it runs here: its present attempt, and how it went so far."""
 
-    entry: Entry
-    job: Job
-    claimed: Claimed
-    errors: tuple[AttemptError, ...] = ()
-    standing: Standing = field(default_factory=Standing)
-    finished: bool = False
+    __slots__ = ("attempt", "claimed", "entry", "errors", "finished", "job", "standing")
 
-    def __post_init__(self) -> None:
-        self.errors = self.claimed.errors
+    def __init__(self, entry: Entry, job: Job, claimed: Claimed) -> None:
+        self.entry = entry
+        self.job = job
+        self.errors = claimed.errors
+        self.standing = _NOTHING
+        self.begin(claimed)
 
-    @property
-    def attempt(self) -> Attempt:
-        """The present one."""
-        return self.claimed.attempt
+    def begin(self, claimed: Claimed) -> None:
+        """Go on with the attempt that this claim began."""
+        self.claimed: Claimed = claimed
+        self.attempt: Attempt = claimed.attempt
+        self.finished = False
 
     @property
     def attempts(self) -> int:

@@ -8,8 +8,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from producer.connection.line import Arg, Line, Listener, pack
-
+from producer.connection.line import Arg, Line, Listener, pack, pack_words
 
 @dataclass(
     frozen=True, slots=True, eq=False
@@ -28,7 +27,8 @@ class Script:
 
     def on(self, keys: Sequence[str], *args: Arg) -> "Call":
         """Return the call of this script on ``keys`` with ``args``."""
-        return Call(self, keys, args)
+        words = ("EVALSHA", self.sha, str(len(keys)), *keys, *args)
+        return Call(self, keys, args, pack_words(words))
 
     def unsaid(self, keys: Sequence[str], *args: Arg) -> "Call":
         """Return a call that will probably never be said: it is not packed, and is to be so from its `words`."""
@@ -65,13 +65,11 @@ class Call:
 
     __slots__ = ("args", "keys", "packed", "script")
 
-    def __init__(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg], packed: bytes | None = None
-    ) -> None:
+    def __init__(self, script: Script, keys: Sequence[str], args: Sequence[Arg], packed: bytes) -> None:
         self.script = script
         self.keys = keys
         self.args = args
-        self.packed = pack(*self.words) if packed is None else packed
+        self.packed = packed
 
     @property
     def words(self) -> tuple[Arg, ...]:
