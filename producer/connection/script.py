@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from producer.connection.line import Arg, Line, Listener, pack, pack_words
 
+
 @dataclass(
     frozen=True, slots=True, eq=False
 )  # each is read once: sets of them go by identity, which is cheap

@@ -469,6 +469,19 @@ async def test_a_cut_answer_is_told_from_a_complete_one(protocol: Protocol, fram
 
 
 @over_http
+async def test_a_reset_is_not_the_end_of_an_answer_that_ends_with_its_connection(
+    protocol: Protocol, http: Http
+) -> None:
+    async def reset(exchange: Exchange) -> None:
+        await exchange.send(protocol.head(), protocol.encode(["Once upon", " a time"])[:-4])
+        exchange.reset_at_once()
+
+    async with Upstream(reset) as upstream:
+        error = await failure(protocol.ask(upstream.url, http=http))
+    assert type(error) is Cut
+
+
+@over_http
 @pytest.mark.parametrize(
     ("response", "kind"),
     [

@@ -1,7 +1,9 @@
 """An LLM service made of a socket: it keeps each request to the byte and answers with the bytes it is told."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -56,6 +58,12 @@ class Exchange:
     def hang_up(self) -> None:
         self._writer.close()
         self.is_over = True
+
+    def reset_at_once(self) -> None:
+        """Reset also where all that came was read: otherwise the kernel would close the connection in order."""
+        at_once = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.reset()
 
     def reset(self) -> None:
         self._writer.transport.abort()

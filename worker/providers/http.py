@@ -204,6 +204,24 @@ def _woken_by_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
         lost.remove_done_callback(wake)
 
 
+def end_of_connection(response: aiohttp.ClientResponse) -> "asyncio.Future[None] | None":
+    """Return what tells how the connection ended, where its end is the body's; None where that has an end of its own.
+
+    aiohttp ends such a body whether the connection was closed or reset, and only the one is an end.
+    """
+    if "Content-Length" in response.headers or "Transfer-Encoding" in response.headers:
+        return None
+    connection = response.connection
+    protocol = connection.protocol if connection is not None else None
+    return protocol.closed if protocol is not None else None
+
+
+def check_closed(end: "asyncio.Future[None] | None") -> None:
+    """Raise what ended a connection that was not closed by the other side."""
+    if end is not None and end.done() and (error := end.exception()) is not None:
+        raise error
+
+
 def _look_at(lost: asyncio.Future[None]) -> None:
     if not lost.cancelled():
         lost.exception()

@@ -8,7 +8,7 @@ import aiohttp
 
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part, refuse_options
 from worker.providers.flow import Flow
-from worker.providers.http import Request, json_body, post, refuse_web_page
+from worker.providers.http import Request, check_closed, end_of_connection, json_body, post, refuse_web_page
 from worker.providers.part_stream import Step, part_stream
 from worker.providers.sse import text_decoder
 
@@ -16,7 +16,8 @@ from worker.providers.sse import text_decoder
 class PlainTextProvider(AsyncGeneratorProvider):
     """A service is its ``path``, its headers and its payload.
 
-    The protocol has no end mark: only a response with a length or in HTTP chunks shows that it was cut.
+    The protocol has no end mark: that an answer was cut shows in a response with a length or in HTTP chunks, and in
+    a connection that was reset; where it is closed instead, nothing shows.
     """
 
     path: ClassVar[str]
@@ -58,8 +59,9 @@ class PlainTextProvider(AsyncGeneratorProvider):
         )
         async with post(request, http) as response:
             await refuse_web_page(response, request)
-            answer = _Answer()
+            answer, end = _Answer(), end_of_connection(response)
             yield Flow(response, answer)
+            check_closed(end)
             for parts in answer.end():
                 yield parts
 
