@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from itertools import islice
 
 from producer.wire.events import encode_chunk
 from worker.pending import Pending
@@ -67,7 +67,7 @@ class Attempt:
         """What the writer is given, once there is something to write."""
         self._claimed_at = time.monotonic()
         self._next_seq = 0
-        self._waiting: deque[bytes] = deque()
+        self._waiting: list[bytes] = []  # a deque without anything in it takes 700 bytes
         self._taken_seq = -1
         self._rest = b""
         self._settled: asyncio.Event | None = None
@@ -120,11 +120,15 @@ class Attempt:
         return f"{self.id}-{self._taken_seq}", frame
 
     def _take_some(self) -> tuple[int, bytes]:
-        size, pieces = 0, list[bytes]()
-        while self._waiting and (not pieces or size + len(self._waiting[0]) <= MAX_MERGED_BYTES):
-            pieces.append(self._waiting.popleft())
-            size += len(pieces[-1])
-        return len(pieces), b"".join(pieces)
+        count, size = 1, len(self._waiting[0])
+        for event in islice(self._waiting, 1, None):
+            size += len(event)
+            if size > MAX_MERGED_BYTES:
+                break
+            count += 1
+        frame = b"".join(self._waiting[:count])
+        del self._waiting[:count]
+        return count, frame
 
     def take_rest(self) -> bytes:
         """Return all that is still unwritten, for the attempt's last frame; again, where that was not written."""
