@@ -12,6 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from worker.providers.base import Part
+from worker.providers.sluice import Gate, place_of_protocol
 
 AT_ONCE = 256 * 1024
 """Bytes that are decoded in one step of the loop, more or less: as many as a socket gives at once. A compressed body
@@ -66,7 +67,7 @@ class Flow:
         transport = connection.transport if connection is not None else None
         protocol = connection.protocol if connection is not None else None
         if transport is not None and protocol is not None and not transport.is_closing():
-            ear = _Ear(transport, protocol, lambda: self._hand_over(take))
+            ear = _Ear(place_of_protocol(transport), protocol, lambda: self._hand_over(take))
             if not await ear.listen():
                 return False
         while parts := await self.read():  # what arrived already, and was cut off or too much for one step
@@ -123,9 +124,9 @@ class _Ear(asyncio.Protocol):
     """
 
     def __init__(
-        self, transport: asyncio.Transport, handler: asyncio.Protocol, hear: Callable[[], _Next]
+        self, place: asyncio.Transport | Gate, handler: asyncio.Protocol, hear: Callable[[], _Next]
     ) -> None:
-        self._transport = transport
+        self._place = place
         self._handler = handler
         self._hear = hear
         self._heard_enough: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -133,7 +134,7 @@ class _Ear(asyncio.Protocol):
 
     async def listen(self) -> bool:
         """Hear all that has arrived and what arrives from now on; return whether the rest is wanted."""
-        self._transport.set_protocol(self)
+        self._place.set_protocol(self)
         self._is_there = True
         try:
             self._listen_now()
@@ -166,8 +167,8 @@ class _Ear(asyncio.Protocol):
             self._is_there = False
             # One that is closing serves no other call, and what still comes is passed on. It must be left as it is:
             # a TLS transport of asyncio that was closed twice, as aiohttp does, can no longer be told anything.
-            if not self._transport.is_closing():
-                self._transport.set_protocol(self._handler)
+            if not self._place.is_closing():
+                self._place.set_protocol(self._handler)
 
     # -- the transport calls these -----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from worker.providers.errors import (
 )
 from worker.providers.redaction import redact, summary
 from worker.providers.retry_after import retry_after
+from worker.providers.sluice import GatedConnector
 
 MAX_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
 ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
@@ -84,7 +85,7 @@ def open_session(connect_timeout: float = 10.0) -> aiohttp.ClientSession:
     It keeps no cookies, so that no job sees another's.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE),
+        connector=GatedConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE),
         read_bufsize=READ_BUFFER,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=_timeouts(connect_timeout),
