@@ -1,7 +1,7 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from producer.connection import Call
@@ -44,6 +44,7 @@ class EventLog:
         self._writer = writer
         self._keys = keys
         self._unwritten_bytes = 0
+        self._unhurried: list[Attempt] = []
 
     def is_full(self, attempt: Attempt) -> bool:
         """Whether so much waits to be written, of this attempt or of all, that no more should be read."""
@@ -52,7 +53,7 @@ class EventLog:
     def append(self, attempt: Attempt, event: Event, *, urgent: bool = True) -> None:
         """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
 
-        What is not ``urgent`` waits for one step of the loop: it may be that the attempt has ended by then, and that
+        What is not ``urgent`` waits for two steps of the loop: it may be that the attempt has ended by then, and that
         its last frame takes all of it along.
 
         Raises:
@@ -71,7 +72,7 @@ class EventLog:
         if urgent:
             self._announce(attempt)
         else:
-            self._writer.loop.call_soon(self._announce, attempt)
+            self._announce_later(attempt)
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
@@ -141,6 +142,21 @@ class EventLog:
         if attempt.frames is None:
             attempt.frames = _Frames(self, attempt, self._keys)
         self._writer.add(attempt.frames)
+
+    def _announce_later(self, attempt: Attempt) -> None:
+        """Announce it when two steps have passed: in the first one those are woken who wait for its answer's end."""
+        if not self._unhurried:
+            self._writer.loop.call_soon(self._wait_once_more)
+        self._unhurried.append(attempt)
+
+    def _wait_once_more(self) -> None:
+        attempts, self._unhurried = self._unhurried, []
+        self._writer.loop.call_soon(self._announce_all, attempts)
+
+    def _announce_all(self, attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
+            if not attempt.is_ending:
+                self._announce(attempt)
 
     def after_write(self, attempt: Attempt, result: Any) -> None:
         """Go on with the attempt's next frame, or give it up."""

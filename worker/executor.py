@@ -1,5 +1,6 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -61,9 +62,7 @@ class Executor:
         self._registry = registry
         self._settings = settings
         self._retention_ms = int(settings.retention * 1000)
-        self._logger = (
-            logger.bind()
-        )  # what is below its level costs next to nothing, unlike at the unbound one
+        self._tells_all = logger.bind().is_enabled_for(logging.INFO)
         self._backoff = Backoff(settings.backoff, settings.longest_backoff)
 
     async def execute(self, entry: Entry) -> Outcome:
@@ -282,21 +281,22 @@ class Executor:
                 self._queue.forget(entry)
 
     def _tell(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
+        if not self._tells_all and isinstance(
+            outcome, Answered
+        ):  # most are, and asking the logger takes longer
+            return
         where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
-        tell = self._logger
         match outcome:
-            case Answered():
-                tell.info("job ended", **where, outcome="Answered")
             case Failure(code, message, follow):
-                tell.warning("job failed", **where, code=code, message=message, follow=follow.value)
+                logger.warning("job failed", **where, code=code, message=message, follow=follow.value)
             case PutOff(until_ms, reason, _, Failure(code, message)):
-                tell.warning(
+                logger.warning(
                     "job put off", **where, reason=reason, until=until_ms, code=code, message=message
                 )
             case Undecodable(reason):
-                tell.warning("an entry that is no job was buried", **where, reason=reason)
+                logger.warning("an entry that is no job was buried", **where, reason=reason)
             case _:
-                tell.info("job ended", **where, outcome=type(outcome).__name__)
+                logger.info("job ended", **where, outcome=type(outcome).__name__)
 
 
 def _now_ms() -> int:

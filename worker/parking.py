@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -18,7 +18,7 @@ logger = structlog.get_logger("chatrelay.parking")
 _FIRST_REST, _LONGEST_REST = 1.0, 60.0  # seconds, where the service does not say for how long
 
 
-Asked = Mapping[str, "asyncio.Future[int]"]
+Asked = Sequence[tuple[str, "asyncio.Future[int]"]]
 """A question about each of some providers."""
 
 
@@ -33,17 +33,20 @@ class Parking:
 
     def ask(self, names: Iterable[str]) -> Asked:
         """Ask about the providers with the next pipeline; `answers` waits for what comes back."""
-        return {name: self._ask(name) for name in names}
+        return [(name, self._ask(name)) for name in names]
 
     async def answers(self, asked: Asked) -> dict[str, int]:
         """Return until when each of the providers is parked; those that are not are left out."""
         found: dict[str, int] = {}
-        for name, future in asked.items():
+        for name, future in asked:
             try:
-                found[name] = future.result() if future.done() else await asyncio.shield(future)
+                until = future.result() if future.done() else await asyncio.shield(future)
             except RedisError as error:  # something else stands there: no reason not to ask the provider
                 logger.warning("cannot tell whether a provider is parked", provider=name, error=str(error))
-        return {name: until for name, until in found.items() if until}
+            else:
+                if until:
+                    found[name] = until
+        return found
 
     def _ask(self, name: str) -> "asyncio.Future[int]":
         asked = self._asked.get(name)

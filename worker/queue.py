@@ -7,7 +7,6 @@ that was frozen, and whose entries others have reclaimed meanwhile, changes noth
 import asyncio
 import itertools
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -109,7 +108,8 @@ class Queue:
         match reply:
             case [b"claimed", attempt, number, mark, errors, had_attempts, first_claim_ms]:
                 attempt, number = int(attempt), int(number)
-                self._remember_claim(call.keys[:2], entry, claim, (attempt, number, token))
+                restored = scripts.RESTORE.unsaid(call.keys[:2], *call.args, attempt, number)
+                self._writer.remember(restored)
                 return Claimed(
                     Attempt(claim.job_id, attempt, number),
                     mark.decode(errors="replace") if mark else None,
@@ -140,16 +140,6 @@ class Queue:
         """Whether the entry is in the queue; a server that lost its last second may know of one that is not."""
         call = scripts.STANDS.on([self._keys.jobs(queue)], entry_id)
         return bool(await self._writer.submit(call, remember=False))
-
-    def _remember_claim(
-        self, log_and_record: Sequence[str], entry: Entry, claim: Claim, got: tuple[int, int, str]
-    ) -> None:
-        *id_and_number, token = got
-        place = ("entry", entry.id, "deliveries", entry.deliveries, "queue", entry.queue, "turn", claim.turn)
-        who = ("worker", self._worker, "claim", token, "provider", claim.provider, "model", claim.model)
-        self._writer.remember(
-            scripts.RESTORE.unsaid(log_and_record, *id_and_number, UNFINISHED_MS, *place, *who)
-        )
 
     async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
         """Note which provider the attempt asks, where it is not the one that its claim named."""
