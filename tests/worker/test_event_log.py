@@ -115,13 +115,31 @@ async def test_what_is_not_urgent_goes_with_what_the_same_step_brings(
     assert not slow.has_more
 
 
-async def test_what_is_not_urgent_waits_for_no_more_than_one_step(
+async def test_what_is_not_urgent_waits_for_no_more_than_two_steps(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempts = [Attempt("j", 5, 1), Attempt("k", 6, 1)]
+    for attempt in attempts:
+        slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert slow.send() == 2
+
+
+async def test_an_attempt_that_ends_in_the_step_after_its_beginning_is_one_call(
     slow: SlowWriter, slow_log: EventLog
 ) -> None:
     attempt = Attempt("j", 5, 1)
     slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
-    await asyncio.sleep(0)
-    assert await slow.answer() == ["5-0"]
+    ending = asyncio.create_task(slow_log.finish(attempt, End(Done("5-1", "stop", 0), "done", 1000)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(slow.announced) == 1
+    assert slow.send() == 1
+    (call, pending), *_ = slow.sent
+    assert [event.id for event in decode_frame(call.args[2]).events] == ["5-0", "5-1"]
+    pending.tell(b"written")
+    assert await ending is None
 
 
 async def test_attempts_do_not_wait_for_each_other(slow: SlowWriter, slow_log: EventLog) -> None:
