@@ -125,8 +125,8 @@ class Gate(asyncio.BufferedProtocol):
         return stays_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand it on."""
-        self._held = b""  # as is lost what was not read
+        """Hand it on, behind what was read before."""
+        self._hand_on_held()
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
