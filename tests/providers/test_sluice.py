@@ -1,18 +1,22 @@
 """However much arrives in one moment, it is taken in step by step, in order, and by everybody in turn."""
 
 import asyncio
+import socket
+import ssl
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from worker.providers import sluice
 from worker.providers.http import open_session
 from worker.providers.part_stream import PartStream
-from worker.providers.sluice import STEP_BYTES, TURNS, Gate, Sluice
+from worker.providers.sluice import STEP_BYTES, TURNS, GatedConnector, PlainGate, Sluice
 
-from .protocols import OPENAI, delta, poured, sse, text_of
-from .upstream import PATIENCE, Upstream, answering
+from .protocols import ACYTOO, OPENAI, delta, poured, sse, text_of
+from .upstream import PATIENCE, Upstream, answering, tls_without_certificates
 
 
 class Sink(asyncio.Protocol):
@@ -40,7 +44,7 @@ class Wire(asyncio.Transport):
         self.sink = Sink()
         self.is_paused = False
         self._protocol: Any = self.sink
-        self.gate = Gate(of, self)
+        self.gate = PlainGate(of, self)
 
     def get_protocol(self) -> Any:
         return self._protocol
@@ -153,7 +157,12 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, _uvloop], ids=["asyncio", "uvloop"])
+BOTH_LOOPS = pytest.mark.parametrize(
+    "loop_factory", [asyncio.new_event_loop, _uvloop], ids=["asyncio", "uvloop"]
+)
+
+
+@BOTH_LOOPS
 @pytest.mark.parametrize("step_bytes", [1, 1000, STEP_BYTES])
 def test_answers_that_arrive_together_are_each_whole(
     step_bytes: int,
@@ -178,3 +187,50 @@ def test_answers_that_arrive_together_are_each_whole(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(all_together())
+
+
+@BOTH_LOOPS
+@pytest.mark.parametrize("step_bytes", [1, STEP_BYTES])
+def test_an_answer_over_tls_is_whole_though_its_connection_ends_with_it(
+    step_bytes: int,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has no end of its own: nobody would notice if the rest was missing."""
+    monkeypatch.setattr(sluice, "STEP_BYTES", step_bytes)
+    text = "".join(f"{number:07} " for number in range(20_000))
+
+    all_sent = threading.Event()
+
+    def answer_and_close(listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        tls = tls_without_certificates(ssl.PROTOCOL_TLS_SERVER)
+        accepted, _ = listener.accept()
+        accepted.settimeout(PATIENCE)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
+        with tls.wrap_socket(accepted, server_side=True) as connection:
+            connection.recv(65536)
+            loop.call_soon_threadsafe(
+                all_sent.wait, PATIENCE
+            )  # it was busy, and then finds all of it at once
+            connection.sendall(ACYTOO.head(connection="close") + text.encode())
+            connection.shutdown(socket.SHUT_WR)  # of the connection: TLS is told nothing
+            all_sent.set()
+            while connection.recv(65536):
+                pass
+
+    async def both_sides() -> str:
+        connector = GatedConnector(ssl=tls_without_certificates(ssl.PROTOCOL_TLS_CLIENT))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            service = asyncio.create_task(
+                asyncio.to_thread(answer_and_close, listener, asyncio.get_running_loop())
+            )
+            async with aiohttp.ClientSession(connector=connector) as http, asyncio.timeout(PATIENCE):
+                url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+                answer = ACYTOO.ask(url, http=http)
+                assert isinstance(answer, PartStream)
+                taken = text_of(await poured(answer))
+            await service
+        return taken
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(both_sides()) == text
