@@ -13,9 +13,9 @@ import pytest
 from worker.providers import sluice
 from worker.providers.http import open_session
 from worker.providers.part_stream import PartStream
-from worker.providers.sluice import STEP_BYTES, TURNS, GatedConnector, PlainGate, Sluice
+from worker.providers.sluice import STEP_BYTES, TURNS, Gate, GatedConnector, PlainGate, Sluice
 
-from .protocols import ACYTOO, OPENAI, delta, poured, sse, text_of
+from .protocols import ACYTOO, OPENAI, collect, delta, poured, sse, text_of
 from .upstream import PATIENCE, Upstream, answering, tls_without_certificates
 
 
@@ -150,6 +150,23 @@ async def test_what_was_read_comes_before_the_loss_of_the_connection(error: Exce
     wire.gate.connection_lost(error)
     await asyncio.sleep(0)
     assert taken_before == [b"x"] == [wire.sink.taken]
+
+
+async def test_a_kept_connection_over_which_something_came_unasked_serves_no_call(
+    http: aiohttp.ClientSession,
+) -> None:
+    connector = http.connector
+    assert isinstance(connector, GatedConnector)
+    script = answering(*OPENAI.chunked([sse(delta("hello"), "[DONE]")]))
+    async with Upstream(script) as upstream, asyncio.timeout(PATIENCE):
+        assert text_of(await collect(OPENAI.ask(upstream.url, http=http))) == "hello"
+        [[(kept, _)]] = connector._conns.values()
+        assert kept.transport is not None
+        gate = kept.transport.get_protocol()
+        assert isinstance(gate, Gate)
+        gate._hold(b"H")  # of a 408, say, while many others wait for their turns
+        assert text_of(await collect(OPENAI.ask(upstream.url, http=http))) == "hello"
+    assert upstream.connections == 2
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

@@ -75,6 +75,11 @@ class Gate(asyncio.BaseProtocol):
         self._has_turn = False
         transport.set_protocol(self)
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether something has come that waits for its turn."""
+        return bool(self._held)
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand on to this one from now on."""
         self._protocol = protocol
@@ -179,12 +184,19 @@ class GatedConnector(aiohttp.TCPConnector):
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         """Return a connection, new or kept, behind its gate."""
-        connection = await super().connect(*args, **kwargs)
-        transport = connection.transport
-        if transport is not None and not isinstance(transport.get_protocol(), Gate):
-            is_tls = transport.get_extra_info("sslcontext") is not None
-            (TLSGate if is_tls else PlainGate)(self._sluice, transport)
-        return connection
+        while True:
+            connection = await super().connect(*args, **kwargs)
+            transport = connection.transport
+            if transport is None:
+                return connection
+            gate = transport.get_protocol()
+            if not isinstance(gate, Gate):
+                is_tls = transport.get_extra_info("sslcontext") is not None
+                (TLSGate if is_tls else PlainGate)(self._sluice, transport)
+                return connection
+            if not gate.holds_something:
+                return connection
+            connection.close()  # what came unasked is a farewell, and would be taken for the answer
 
 
 def place_of_protocol(transport: asyncio.Transport) -> asyncio.Transport | Gate:
