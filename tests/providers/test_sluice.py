@@ -121,6 +121,24 @@ async def test_a_byte_that_nothing_follows_is_handed_on_in_its_turn() -> None:
     assert not wire.is_paused
 
 
+async def test_a_protocol_that_fails_keeps_nobody_else_waiting() -> None:
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: failures.append(what["exception"]))
+    of = shut()
+    failing, other = Wire(of, b"x"), Wire(of, b"y")
+    failing.sink.at_data = fail
+    for wire in (failing, other):
+        wire.read()
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert [type(failure) for failure in failures] == [ValueError]
+    assert other.sink.taken == b"y"
+    assert not other.is_paused
+
+
 async def test_a_protocol_that_has_enough_stays_paused() -> None:
     wire = Wire(shut(), b"hello")
     wire.sink.at_data = wire.pause_reading  # as aiohttp does when its buffer is full

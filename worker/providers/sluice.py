@@ -56,10 +56,12 @@ class Sluice:
     def _begin_step(self) -> None:
         self._next_step = None
         self._left, self.is_open = STEP_BYTES, True
-        for _ in range(min(TURNS, len(self._waiting))):
-            self._waiting.popleft().let_in()
-        if self._waiting:
-            self._expect_next_step()
+        try:
+            for _ in range(min(TURNS, len(self._waiting))):
+                self._waiting.popleft().let_in()
+        finally:  # whoever fails must not keep all others waiting
+            if self._waiting:
+                self._expect_next_step()
 
 
 class Gate(asyncio.BaseProtocol):
