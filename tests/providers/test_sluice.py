@@ -13,7 +13,7 @@ import pytest
 from worker.providers import sluice
 from worker.providers.http import open_session
 from worker.providers.part_stream import PartStream
-from worker.providers.sluice import STEP_BYTES, TURNS, Gate, GatedConnector, PlainGate, Sluice
+from worker.providers.sluice import STEP_BYTES, TURNS, Gate, GatedConnector, Sluice
 
 from .protocols import ACYTOO, OPENAI, collect, delta, poured, sse, text_of
 from .upstream import PATIENCE, Upstream, answering, tls_without_certificates
@@ -44,7 +44,7 @@ class Wire(asyncio.Transport):
         self.sink = Sink()
         self.is_paused = False
         self._protocol: Any = self.sink
-        self.gate = PlainGate(of, self)
+        self.gate = Gate(of, self)
 
     def get_protocol(self) -> Any:
         return self._protocol
@@ -182,7 +182,7 @@ async def test_a_kept_connection_over_which_something_came_unasked_serves_no_cal
         assert kept.transport is not None
         gate = kept.transport.get_protocol()
         assert isinstance(gate, Gate)
-        gate._hold(b"H")  # of a 408, say, while many others wait for their turns
+        gate._held = b"H"  # of a 408, say, while many others wait for their turns
         assert text_of(await collect(OPENAI.ask(upstream.url, http=http))) == "hello"
     assert upstream.connections == 2
 

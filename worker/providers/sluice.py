@@ -4,7 +4,6 @@ When thousands of answers arrive in the same moment, an event loop reads all of 
 As Python's objects they take five times the room that they take on the wire: 2,000 answers of 200 chunks are 100 MB.
 So what arrives when enough was taken in has to wait for its turn. But for one byte it is not read: it stays in the
 kernel's buffers, and behind them with the service. Turns are given in the order in which they were asked for.
-What comes over TLS has been read when it gets here; it waits as the bytes that it is, which is the least of it.
 """
 
 import asyncio
@@ -22,7 +21,6 @@ TURNS = 64
 """How many of those who wait get their turn in one step, whatever the others take in meanwhile."""
 
 _READ_BYTES = 64 * 1024  # of one connection at a time; what lies there beyond them comes with the next read
-_HELD_BYTES = 1024 * 1024  # that wait of one connection over TLS, before it is read no further
 
 
 class Sluice:
@@ -64,10 +62,10 @@ class Sluice:
                 self._expect_next_step()
 
 
-class Gate(asyncio.BaseProtocol):
+class Gate(asyncio.BufferedProtocol):
     """Stands between a connection and its protocol, for as long as there is the connection."""
 
-    __slots__ = ("_has_turn", "_held", "_protocol", "_sluice", "_transport")
+    __slots__ = ("_has_turn", "_held", "_is_shut", "_protocol", "_sluice", "_transport")
 
     def __init__(self, sluice: Sluice, transport: asyncio.Transport) -> None:
         self._sluice = sluice
@@ -75,6 +73,7 @@ class Gate(asyncio.BaseProtocol):
         self._protocol: Any = transport.get_protocol()
         self._held = b""  # what was read of that which waits
         self._has_turn = False
+        self._is_shut = False
         transport.set_protocol(self)
 
     @property
@@ -105,12 +104,27 @@ class Gate(asyncio.BaseProtocol):
             self._sluice.took(len(held))
             self._protocol.data_received(held)
 
-    def _hold(self, data: bytes) -> None:
-        if not self._held:
-            self._sluice.wait(self)
-        self._held += data
-
     # -- the transport calls these -----------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Offer room for what has arrived; for a single byte, where the rest has to wait."""
+        self._is_shut = not (self._has_turn or self._sluice.is_open)
+        return self._sluice.buffer[:1] if self._is_shut else self._sluice.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what was read, or wait for the turn to read the rest."""
+        data = bytes(self._sluice.buffer[:nbytes])
+        if self._is_shut:
+            self._transport.pause_reading()  # only here: within `get_buffer`, uvloop would crash
+            if not self._held:
+                self._sluice.wait(self)
+            self._held += data
+        else:
+            self._has_turn = False
+            self._sluice.took(nbytes)
+            if self._held:  # somebody else read on before the turn came
+                self._hand_on_held()
+            self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Hand it on."""
@@ -132,53 +146,12 @@ class Gate(asyncio.BaseProtocol):
         self._protocol.resume_writing()
 
 
-class PlainGate(Gate, asyncio.BufferedProtocol):
-    """Leaves what waits where it is."""
-
-    __slots__ = ("_is_shut",)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Offer room for what has arrived; for a single byte, where the rest has to wait."""
-        self._is_shut = not (self._has_turn or self._sluice.is_open)
-        return self._sluice.buffer[:1] if self._is_shut else self._sluice.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what was read, or wait for the turn to read the rest."""
-        data = bytes(self._sluice.buffer[:nbytes])
-        if self._is_shut:
-            self._transport.pause_reading()  # only here: within `get_buffer`, uvloop would crash
-            self._hold(data)
-        else:
-            self._has_turn = False
-            self._sluice.took(nbytes)
-            if self._held:  # somebody else read on before the turn came
-                self._hand_on_held()
-            self._protocol.data_received(data)
-
-
-class TLSGate(Gate, asyncio.Protocol):
-    """Keeps what waits.
-
-    It takes all there is, and as it comes: when a service closes its connection, the TLS of asyncio and of uvloop
-    forgets what it has read and could not hand on.
-    """
-
-    __slots__ = ()
-
-    def data_received(self, data: bytes) -> None:
-        """Hand it on, or keep it until the turn comes."""
-        if self._sluice.is_open or self._transport.is_closing():
-            self._hand_on_held()
-            self._sluice.took(len(data))
-            self._protocol.data_received(data)
-            return
-        self._hold(data)
-        if len(self._held) >= _HELD_BYTES:
-            self._transport.pause_reading()
-
-
 class GatedConnector(aiohttp.TCPConnector):
-    """Makes connections that share a sluice."""
+    """Makes connections that share a sluice, but for those over TLS.
+
+    What comes over these has left the kernel before anybody hears of it. And where it is not taken as it comes, it may
+    be lost: when the service closes the connection, the TLS of asyncio and of uvloop forgets what it could not hand on.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -193,8 +166,8 @@ class GatedConnector(aiohttp.TCPConnector):
                 return connection
             gate = transport.get_protocol()
             if not isinstance(gate, Gate):
-                is_tls = transport.get_extra_info("sslcontext") is not None
-                (TLSGate if is_tls else PlainGate)(self._sluice, transport)
+                if transport.get_extra_info("sslcontext") is None:
+                    Gate(self._sluice, transport)
                 return connection
             if not gate.holds_something:
                 return connection
