@@ -17,6 +17,7 @@ from worker.providers.part_stream import PartStream
 from worker.providers.registry import Timeouts
 
 _CANCEL_AGAIN = 0.3  # seconds after which a task that did not heed its cancel is cancelled again
+_SHORTEST_LOOK = 0.05  # seconds between two looks at the time: a limit may be passed by as much
 
 
 async def relay(
@@ -153,8 +154,9 @@ class _Clock:
         self._set()
 
     def _set(self) -> None:
-        # No later than it may have to: whatever comes before then moves the instant, and not the timer.
-        soonest = min(self._due, self._loop.time() + self._between_chunks)
+        # No later than it may have to: whatever comes before then moves the instant, and not the timer. A job may name
+        # a gap of no length: looking as often would leave the loop no rest until the first chunk.
+        soonest = min(self._due, self._loop.time() + max(self._between_chunks, _SHORTEST_LOOK))
         self._timer = self._loop.call_at(soonest, self._ring)
 
     def _unset(self) -> None:

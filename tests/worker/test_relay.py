@@ -284,6 +284,28 @@ async def test_a_limit_that_is_passed_ends_the_attempt_and_is_named(
     assert texts(await run.events()) == ["a"] * (len(parts) > 0)  # what had come stays
 
 
+async def test_the_shortest_limit_between_chunks_lets_the_loop_rest_until_the_first_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job may name any, and the worker has other jobs."""
+    loop = asyncio.get_running_loop()
+    call_at, timers = loop.call_at, list[float]()
+
+    def count(when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return call_at(when, *args, **kwargs)
+
+    async def answer() -> AsyncGenerator[base.Part]:
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        yield "a"
+
+    monkeypatch.setattr(loop, "call_at", count)
+    begin = loop.time()
+    await Relayed().of(answer(), limits(between_chunks=1e-9))
+    assert len(timers) <= 2 + (loop.time() - begin) / 0.05
+
+
 async def test_g6_a_provider_that_swallows_the_limit_and_ends_has_not_given_a_whole_answer() -> None:
     async def swallow() -> None:
         with contextlib.suppress(asyncio.CancelledError):
