@@ -33,7 +33,8 @@ class UnknownVersion(WireError):
 
 SHARED_PACKER = msgpack.Packer(use_bin_type=True)
 """A packer costs more than what it packs. One can be shared for text, numbers, and plain lists and maps of them,
-because packing those never gives another thread its turn."""
+because packing those never gives another thread its turn. It keeps as much memory as the longest of them took: so
+nothing that is long."""
 
 
 def pack(value: Any, *, packer: msgpack.Packer | None = None) -> bytes:

@@ -37,6 +37,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 DEFAULT_MAX_ATTEMPTS = 3
 
+_MANY_CHARS = 64 * 1024
+"""For a job with more than these, a packer of its own costs nothing that would count."""
+
 _FROM_WIRE = object()
 """As the context of a validation: the values were unpacked, and are known to be plain."""
 
@@ -191,7 +194,7 @@ class Job(BaseModel):
         deep = self._deep()
         if deep:
             check_plain(deep)  # each field was checked alone; inside the job it stands a level or two deeper
-        data = pack(body, packer=None if deep else SHARED_PACKER)
+        data = pack(body, packer=None if deep or self._is_long else SHARED_PACKER)
         if len(data) > MAX_JOB_BYTES:
             raise WireError(f"the job has {len(data):,} bytes, the limit is {MAX_JOB_BYTES:,}")
         return data
@@ -208,6 +211,15 @@ class Job(BaseModel):
         if isinstance(self.provider, list):
             deep["provider"] = self.provider
         return deep
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether its messages' texts, where they hold nothing else, and its trace's are; all others are bounded."""
+        chars = 0
+        for texts in (*self.messages, self.trace):
+            for name, text in texts.items():
+                chars += len(name) + len(text)
+        return chars > _MANY_CHARS
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"v": self.v}

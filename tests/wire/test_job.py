@@ -1,6 +1,7 @@
 """Jobs: their fields, their limits and their bytes."""
 
 import re
+import tracemalloc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -54,6 +55,26 @@ def nested(levels: int) -> dict[str, Any]:
     for _ in range(levels - 2):
         value = {"a": value}
     return value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "x" * 3_000_000}]},
+        {"messages": [{"role": "user", "content": "hi", "x" * 3_000_000: "a"}]},
+        {"trace": {"tracestate": "x" * 3_000_000}},
+    ],
+    ids=["text", "key", "trace"],
+)
+def test_the_bytes_of_a_long_job_are_in_no_memory_once_it_was_written(fields: dict[str, Any]) -> None:
+    long = job(**fields)
+    tracemalloc.start()
+    try:
+        assert len(long.encode()) > 3_000_000
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 # -- there and back --------------------------------------------------------------------------------------------
