@@ -1,6 +1,7 @@
 """Which provider a job goes to, what it is asked with, and what a job may not set."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
@@ -127,6 +128,21 @@ def test_without_a_usable_provider_the_candidates_are_named(
 )
 def test_a_list_is_tried_along_in_the_jobs_order_each_once(fields: dict[str, Any], names: list[str]) -> None:
     assert [candidate.name for candidate in REGISTRY.candidates(job(**fields))] == names
+
+
+def test_a_long_list_is_forgotten_with_its_job() -> None:
+    """What a job names is its own affair, and may be a megabyte."""
+    registry = Registry(REGISTRY)
+    tracemalloc.start()
+    try:
+        for number in range(5):
+            names = [f"{number}-{nobody:0100}" for nobody in range(1000)]
+            assert [found.name for found in registry.candidates(job(provider=[*names, "first"]))] == ["first"]
+        del names
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_a_name_that_stands_twice_is_complained_about_once() -> None:

@@ -53,6 +53,10 @@ RESERVED = GUARDED | {"stream"}
 """Options that no table of a provider sets for all jobs."""
 
 
+_MOST_NAMES_KEPT = 8
+"""A job that names more providers is looked at for itself: a thousand such lists may take gigabytes."""
+
+
 class NoProvider(Exception):
     """No provider can take the job; ``code`` is for programs, the message names the candidates."""
 
@@ -222,7 +226,9 @@ class Registry:
             NoProvider: its name is unknown, it is not working or lacks its key, or nobody serves the model.
         """
         if job.provider:
-            return self._usable(*([job.provider] if isinstance(job.provider, str) else job.provider))
+            names = [job.provider] if isinstance(job.provider, str) else job.provider
+            find = self._usable if len(names) <= _MOST_NAMES_KEPT else self._find_usable
+            return find(*names)
         if job.model is None:
             raise NoProvider(
                 "no_provider", f"the job names neither a provider nor a model; there are: {self._all()}"
