@@ -70,6 +70,7 @@ class Settling(Pending):
             self._holdings.drop(entry)
         if isinstance(result, RedisError):
             logger.error("redis refused to settle", entries=_named(self.entries), error=str(result))
+        self.entries.clear()  # jobs of up to 4 MiB, and this is kept until there is another one
         self.done.set_result(None)
 
 

@@ -1,6 +1,7 @@
 """Settling, without a server: what goes together, and what becomes of those whom nobody waits for."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 import structlog
@@ -79,6 +80,19 @@ async def test_they_are_held_until_redis_has_done_it(
     for entry in ENTRIES[1:]:
         holdings.drop(entry)
     await emptied
+
+
+async def test_what_was_settled_is_in_no_memory(settlings: Settlings, writer: Waiting) -> None:
+    """A job may have 4 MiB, and two hundred may have been settled together, before a quiet night."""
+    tracemalloc.start()
+    try:
+        settlings.add(Entry("a", "1-0", bytes(1_000_000)))
+        said(writer.pending[0])
+        writer.pending.pop().tell(1)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 async def test_what_redis_refuses_is_logged_and_held_no_longer(
