@@ -71,7 +71,8 @@ class Settling(Pending):
         if isinstance(result, RedisError):
             logger.error("redis refused to settle", entries=_named(self.entries), error=str(result))
         self.entries.clear()  # jobs of up to 4 MiB, and this is kept until there is another one
-        self.done.set_result(None)
+        if not self.done.done():  # whoever waited for it may have been cancelled
+            self.done.set_result(None)
 
 
 def _named(entries: Sequence[Entry]) -> list[str]:

@@ -95,6 +95,17 @@ async def test_what_was_settled_is_in_no_memory(settlings: Settlings, writer: Wa
     assert kept < 100_000
 
 
+async def test_who_waits_for_it_no_longer_does_not_keep_the_others_from_being_let_go(
+    settlings: Settlings, writer: Waiting, holdings: Holdings
+) -> None:
+    done = settlings.add(ENTRIES[0])
+    settlings.add(ENTRIES[2])
+    done.cancel()
+    said(writer.pending[0])
+    writer.pending[0].tell(2)
+    assert holdings.of("a") == []
+
+
 async def test_what_redis_refuses_is_logged_and_held_no_longer(
     settlings: Settlings, writer: Waiting, holdings: Holdings
 ) -> None:
