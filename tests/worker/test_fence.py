@@ -11,6 +11,7 @@ from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Wait
 from producer.wire.codec import WireError
 from producer.wire.events import encode
 from producer.wire.keys import Keys
+from tests.conftest import on_real_servers
 from tests.support.scribe import Scribe
 from worker import scripts
 from worker.attempt import Attempt, LeaseLost
@@ -56,6 +57,29 @@ async def logged(producer: Producer, count: int, job_id: str = "j") -> list[Even
 
 def started(attempt: Attempt) -> Started:
     return Started(attempt.next_id(), attempt.number, "echo", "w1")
+
+
+@on_real_servers  # the imitation hangs up on errors
+@pytest.mark.parametrize("field", ["attempt", "number", "started_at"])
+@pytest.mark.parametrize("wrong", ["", "x"])
+async def test_a_record_with_no_number_where_one_is_due_is_refused_before_anything_is_written(
+    field: str,
+    wrong: str,
+    queue: Queue,
+    reader: EntryReader,
+    producer: Producer,
+    redis: Redis,
+    keys: Keys,
+) -> None:
+    """A claim that wrote, and whose reply ended at that number, would pass for nothing to do: no end would come."""
+    entry, _ = await claimed(queue, reader, producer)
+    await redis.hset(keys.record("j"), mapping={field: wrong, "status": "waiting"})
+    await redis.delete(keys.log("j"))
+    before = await redis.hgetall(keys.record("j"))
+    with pytest.raises(ResponseError):
+        await claimed_again(queue, entry)
+    assert await redis.hgetall(keys.record("j")) == before
+    assert await redis.exists(keys.log("j")) == 0
 
 
 async def test_a_claim_raises_the_fence_before_anything_is_written(

@@ -31,9 +31,11 @@ if status == 'done' or status == 'failed' or status == 'cancelled' then
   return {'ended', same_entry and dead or ''} -- the letter is for the entry whose attempt failed
 end
 
+-- What should be a number and is none raises here, before anything is written: a reply would end at it.
 local had_attempts = tonumber(attempt or 0) > 0 and 1 or 0
+local count, first_claim = 0 + tonumber(number or 0), 0 + tonumber(started_at or now)
 if status == 'running' and claim == ARGV[11] then -- this very claim, said again after its reply was lost
-  return {'claimed', attempt, tonumber(number), mark or '', errors or '', had_attempts, tonumber(started_at or now)}
+  return {'claimed', attempt, count, mark or '', errors or '', had_attempts, first_claim}
 end
 -- A server that forgot its last second forgot that it had handed the entry out, and handed it to another worker.
 local handed_out_again = same_entry and status == 'running' and ARGV[2] == deliveries and worker ~= ARGV[4]
@@ -76,11 +78,10 @@ if not is_raised then -- not a new one; or no log, one that is ahead of the cloc
 end
 
 local text = string.format('%d', current)
-number = tonumber(number or 0) + (handed_out_again and 0 or 1)
-started_at = started_at or string.format('%d', now)
-redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'number', number, 'entry', ARGV[1],
+count = count + (handed_out_again and 0 or 1)
+redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'number', count, 'entry', ARGV[1],
   'deliveries', ARGV[2], 'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11],
-  'started_at', started_at)
+  'started_at', string.format('%d', first_claim))
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[2], 'provider', ARGV[9], 'model', ARGV[10])
 end
@@ -89,4 +90,4 @@ if due then
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return {'claimed', text, number, mark or '', errors or '', had_attempts, tonumber(started_at)}
+return {'claimed', text, count, mark or '', errors or '', had_attempts, first_claim}
