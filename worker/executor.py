@@ -62,7 +62,8 @@ class Executor:
         self._registry = registry
         self._settings = settings
         self._retention_ms = int(settings.retention * 1000)
-        self._tells_all = logger.bind().is_enabled_for(logging.INFO)
+        # An application's own kind of logger may not say.
+        self._tells_all = getattr(logger.bind(), "is_enabled_for", lambda _: True)(logging.INFO)
         self._backoff = Backoff(settings.backoff, settings.longest_backoff)
 
     async def execute(self, entry: Entry) -> Outcome:

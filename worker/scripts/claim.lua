@@ -77,11 +77,11 @@ if not is_raised then -- not a new one; or no log, one that is ahead of the cloc
   redis.call('XDEL', KEYS[1], fence)
 end
 
-local text = string.format('%d', current)
+local text = string.format('%.0f', current)
 count = count + (handed_out_again and 0 or 1)
 redis.call('HSET', KEYS[2], 'status', 'running', 'attempt', text, 'number', count, 'entry', ARGV[1],
   'deliveries', ARGV[2], 'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11],
-  'started_at', string.format('%d', first_claim))
+  'started_at', string.format('%.0f', first_claim))
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[2], 'provider', ARGV[9], 'model', ARGV[10])
 end

@@ -32,7 +32,7 @@ if ARGV[4] == 'waiting' then
 else
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('HSET', KEYS[2], 'status', ARGV[4], 'finished_at', string.format('%d', now))
+  redis.call('HSET', KEYS[2], 'status', ARGV[4], 'finished_at', string.format('%.0f', now))
   if mark then
     redis.call('DEL', KEYS[3])
   end

@@ -1,6 +1,9 @@
 -- Restores a claim that a server forgot which came back without its last second.
 -- KEYS  1 log   2 record
--- ARGV  1 to 14 as claim.lua had them   15 attempt   16 number
+-- ARGV  1 entry   2 how often it was handed over   3 turn   4 worker   5 TTL in ms   6 queue
+--       7 -   8 -   9 provider   10 model   11 token of the claim   12 -   13 -   14 -
+--       15 attempt   16 number
+--       The first 14 are those of claim.lua, of which not all are needed, and the others what it gave.
 -- Result: 1 restored - 0 it stands, a later attempt owns the job, or the job is not known at all
 local attempt = ARGV[15]
 local record = redis.call('HMGET', KEYS[2], 'status', 'attempt')
