@@ -63,6 +63,7 @@ class Asker:
         stop = self._cancellations.watch(question.entry, question.attempt, loop)
         # A task of its own: what a class that is not ours does to it, such as not to end, does nothing to this one.
         answering = loop.create_task(self._answer(question, stop))
+        answering.add_done_callback(stop.ended)  # should it be cancelled before it begins
         deadline = _stop_at_deadline(question, stop)
         try:
             ended = await stop.wait(answering)

@@ -43,7 +43,7 @@ class Stop:
             self.reason = reason
             self._turned.set_result(None)
 
-    def ended(self) -> None:
+    def ended(self, _: object = None) -> None:
         """Take notice of the answer's end: there is nothing to stop any more."""
         if not self._turned.done():
             self._turned.set_result(None)
