@@ -282,9 +282,8 @@ class Executor:
                 self._queue.forget(entry)
 
     def _tell(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
-        if not self._tells_all and isinstance(
-            outcome, Answered
-        ):  # most are, and asking the logger takes longer
+        # Most are like this, and to ask the logger takes longer.
+        if not self._tells_all and isinstance(outcome, Answered):
             return
         where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
         match outcome:
