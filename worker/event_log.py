@@ -1,7 +1,7 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from producer.connection import Call
@@ -19,6 +19,10 @@ MAX_WAITING_BYTES = 1024 * 1024
 
 MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """What all attempts of a worker may have waiting together, before no provider is read any further."""
+
+PATIENCE = 0.002
+"""Seconds for which what is not urgent waits: longer than a service on the same machine takes to answer, and shorter
+than anybody notices."""
 
 
 class End(NamedTuple):
@@ -38,11 +42,15 @@ class End(NamedTuple):
 
 
 class EventLog:
-    """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end."""
+    """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end.
 
-    def __init__(self, writer: Writer, keys: Keys) -> None:
+    ``patience``: seconds for which what is not urgent waits for what it could go with.
+    """
+
+    def __init__(self, writer: Writer, keys: Keys, patience: float = PATIENCE) -> None:
         self._writer = writer
         self._keys = keys
+        self._patience = patience
         self._unwritten_bytes = 0
         self._unhurried: list[Attempt] = []
 
@@ -53,8 +61,8 @@ class EventLog:
     def append(self, attempt: Attempt, event: Event, *, urgent: bool = True) -> None:
         """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
 
-        What is not ``urgent`` waits for two steps of the loop: it may be that the attempt has ended by then, and that
-        its last frame takes all of it along.
+        What is not ``urgent`` may wait for a moment: what comes next takes it along, be it the last event, and need
+        not wait until it is in the log.
 
         Raises:
             LeaseLost: the job has another owner.
@@ -69,7 +77,7 @@ class EventLog:
             attempt.take_back_id()
             raise
         self._unwritten_bytes += attempt.put(data)
-        if urgent:
+        if urgent or not self._patience:
             self._announce(attempt)
         else:
             self._announce_later(attempt)
@@ -144,16 +152,12 @@ class EventLog:
         self._writer.add(attempt.frames)
 
     def _announce_later(self, attempt: Attempt) -> None:
-        """Announce it when two steps have passed: in the first one those are woken who wait for its answer's end."""
         if not self._unhurried:
-            self._writer.loop.call_soon(self._wait_once_more)
+            self._writer.loop.call_later(self._patience, self._announce_unhurried)
         self._unhurried.append(attempt)
 
-    def _wait_once_more(self) -> None:
+    def _announce_unhurried(self) -> None:
         attempts, self._unhurried = self._unhurried, []
-        self._writer.loop.call_soon(self._announce_all, attempts)
-
-    def _announce_all(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             if not attempt.is_ending:
                 self._announce(attempt)

@@ -34,6 +34,9 @@ from worker.writer import Writer
 logger = structlog.get_logger("chatrelay.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
+_STEPS_TO_A_CLAIM = 2
+"""Steps of the loop in which those who got an entry have claimed it: the next entries are asked for after that."""
+
 _HAND_BACK_TIMEOUT = 5.0  # seconds for all that is handed back
 
 
@@ -201,6 +204,8 @@ class Worker:
                 continue
             for entry in entries:
                 parts.slots.take(entry)
+            for _ in range(_STEPS_TO_A_CLAIM):
+                await asyncio.sleep(0)
 
     def _begin(self, executor: Executor, entry: Entry) -> None:
         job = self._loop.create_task(executor.execute(entry), name=f"chatrelay-job-{entry.id}")

@@ -95,12 +95,15 @@ class Line:
             future.set_result([])
         return future
 
-    def say(self, commands: Sequence[bytes], listener: Listener) -> None:
-        """Send packed commands, at least one; ``listener`` hears their replies as they come."""
+    def say(self, commands: Sequence[bytes], listener: Listener, *, publishing: bool = False) -> None:
+        """Send packed commands, at least one; ``listener`` hears their replies as they come.
+
+        ``publishing``: let subscribers have what the first command publishes before its reply comes here.
+        """
         if self._conversation is None or self._conversation.is_over:
             listener.lost(RedisConnectionError("there is no connection"))
         else:
-            self._conversation.ask(commands, listener)
+            self._conversation.ask(commands, listener, publishing=publishing)
 
     async def ask(self, *args: Arg) -> Any:
         """Send one command and return its reply.
@@ -117,6 +120,18 @@ class Line:
         """Close; whoever waits for replies is told that they are lost."""
         if self._conversation is not None:
             self._conversation.lose(RedisConnectionError("it was closed here"))
+
+
+class _Nobody:
+    """Wants no reply."""
+
+    def heard(self, replies: Sequence[Any]) -> None: ...
+
+    def lost(self, error: RedisConnectionError) -> None: ...
+
+
+_NOBODY = _Nobody()
+_PING = pack("PING")
 
 
 class _Together:
@@ -150,10 +165,16 @@ class _Exchanges(Conversation):
     def silence(self) -> float:
         return self.loop.time() - self._waits_since if self._expected and not self.is_over else 0.0
 
-    def ask(self, commands: Sequence[bytes], listener: Listener) -> None:
+    def ask(self, commands: Sequence[bytes], listener: Listener, *, publishing: bool) -> None:
         if not self._expected:
             self._waits_since = self.loop.time()
-        self._expected.append((len(commands), listener))
+        if publishing:
+            # At the end of its step the server writes to its clients, in the inverse order of that in which it first
+            # had something for each. That is us, for a script that publishes, and it wakes us before it writes to its
+            # subscribers. With a reply due to us before they have anything, we are the last.
+            self._expected.append((1, _NOBODY))
+            commands = [_PING, *commands]
+        self._expected.append((len(commands) - publishing, listener))
         self.say(commands)
 
     def hear(self, replies: Sequence[Any]) -> None:

@@ -19,12 +19,15 @@ class Script:
 
     text: str
     sha: str
+    publishes: bool = False
+    """Whether it may publish something."""
 
     @classmethod
     def load(cls, package: str, name: str) -> "Script":
         """Read ``name``.lua from the package that keeps it."""
         text = (files(package) / f"{name}.lua").read_text(encoding="utf-8")
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return cls(text, sha, publishes="'PUBLISH'" in text)
 
     def on(self, keys: Sequence[str], *args: Arg) -> "Call":
         """Return the call of this script on ``keys`` with ``args``."""
@@ -119,7 +122,8 @@ class ScriptRunner:
     def say(self, calls: Sequence[Call], listener: Listener) -> None:
         """Send all at once; ``listener`` hears the results, and is left to deal with a `NoScriptError`."""
         self._load({call.script for call in calls})
-        self._line.say([call.packed for call in calls], listener)
+        packed = [call.packed for call in calls]
+        self._line.say(packed, listener, publishing=calls[0].script.publishes)
 
     async def run_packed(self, scripts: set[Script], calls: Sequence[bytes]) -> list[Any]:
         """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""

@@ -219,3 +219,33 @@ async def test_a_listener_hears_each_reply_when_it_comes_and_only_its_own() -> N
 async def test_nothing_to_say_is_answered_with_nothing(line: Line) -> None:
     assert await line.send([]) == []
     assert await line.ask("ECHO", "x") == b"x"
+
+
+async def test_what_publishes_is_said_behind_a_ping_whose_reply_is_nobodys() -> None:
+    came: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for reply in (
+            b"+PONG\r\n",
+            b"$1\r\na\r\n",
+            b"$1\r\nb\r\n",
+            b"-NOPERM no PING for you\r\n",
+            b"$1\r\nc\r\n",
+        ):
+            came.append((await command_from(reader))[-1])
+            writer.write(reply)
+        writer.close()
+
+    async with peer(answer) as url, line_to(url) as line:
+        await line.open()
+        heard = Heard()
+        line.say([pack("ECHO", "a"), pack("ECHO", "b")], heard, publishing=True)
+        line.say([pack("ECHO", "c")], heard, publishing=True)  # the server refuses its ping
+        replies: list[bytes] = []
+        while len(replies) < 3:
+            part = await heard.parts.get()
+            assert isinstance(part, list)
+            replies += part
+    assert came == [b"PING", b"a", b"b", b"PING", b"c"]
+    assert replies == [b"a", b"b", b"c"]
+    assert heard.parts.empty()  # nor is anybody told that a reply to a ping was lost

@@ -20,15 +20,25 @@ class ScriptedLine:
 
     def __init__(self, *answers: Any) -> None:
         self.said: list[bytes] = []
+        self.publishing: list[bool] = []
         self._answers = list(answers)
 
-    def say(self, commands: Sequence[bytes], listener: Listener) -> None:
+    def say(self, commands: Sequence[bytes], listener: Listener, *, publishing: bool = False) -> None:
         self.said += commands
+        self.publishing.append(publishing)
         listener.heard([self._answers.pop(0) for _ in commands])
 
     async def send(self, commands: Sequence[bytes]) -> list[Any]:
         self.said += commands
         return [self._answers.pop(0) for _ in commands]
+
+
+class Deaf:
+    """Wants no reply."""
+
+    def heard(self, replies: Sequence[Any]) -> None: ...
+
+    def lost(self, error: RedisError) -> None: ...
 
 
 @given(
@@ -59,6 +69,15 @@ async def test_a_script_that_the_server_forgot_is_loaded_again_and_only_what_it_
     assert line.said[-1] == SCRIPT.on(["l"]).packed
 
 
+async def test_a_pipeline_publishes_at_once_if_its_first_script_does() -> None:
+    publishing = Script("redis.call('PUBLISH', KEYS[1], '')", "ab" * 20, publishes=True)
+    line = ScriptedLine("sha", "sha", b"a", b"b", b"c", b"d")
+    runner = ScriptRunner(line)  # type: ignore[arg-type]
+    runner.say([publishing.on(["k"]), SCRIPT.on(["k"])], Deaf())
+    runner.say([SCRIPT.on(["k"]), publishing.on(["k"])], Deaf())
+    assert line.publishing == [False, False, True, False]  # the first two load the scripts
+
+
 async def test_where_a_script_may_not_be_loaded_the_servers_own_words_are_the_error() -> None:
     refused = [NoPermissionError("this user may not SCRIPT"), NoScriptError("No matching script")]
     line = ScriptedLine(*refused, *refused)
@@ -68,7 +87,8 @@ async def test_where_a_script_may_not_be_loaded_the_servers_own_words_are_the_er
 
 async def test_a_script_whose_loading_was_lost_is_loaded_again() -> None:
     class LostLine(ScriptedLine):
-        def say(self, commands: Sequence[bytes], listener: Listener) -> None:
+        def say(self, commands: Sequence[bytes], listener: Listener, *, publishing: bool = False) -> None:
+            del publishing
             self.said += commands
             listener.lost(RedisConnectionError("gone"))
 

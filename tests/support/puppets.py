@@ -119,7 +119,7 @@ class PuppetWorker:
         self.reader = EntryReader(line, keys, self.holdings, self.settings)
         self.queue = Queue(writer, keys, self.holdings, self.settings)
         self.cancellations = Cancellations(redis, keys, self.settings)
-        log, limits = EventLog(writer, keys), Limits(writer, keys, self.settings.lease)
+        log, limits = EventLog(writer, keys, patience=0), Limits(writer, keys, self.settings.lease)
         http: Any = None
         asker = Asker(log, self.cancellations, limits, http, name)
         standing = StandingReader(redis, keys, 5.0)

@@ -115,15 +115,28 @@ async def test_what_is_not_urgent_goes_with_what_the_same_step_brings(
     assert not slow.has_more
 
 
-async def test_what_is_not_urgent_waits_for_no_more_than_two_steps(
+async def test_what_is_not_urgent_goes_with_a_chunk_that_comes_soon(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    await asyncio.sleep(0)
+    append(slow_log, attempt)
+    assert await slow.answer() == ["5-0", "5-1"]
+
+
+async def test_what_is_not_urgent_goes_alone_where_nothing_comes(
     slow: SlowWriter, slow_log: EventLog
 ) -> None:
     attempts = [Attempt("j", 5, 1), Attempt("k", 6, 1)]
     for attempt in attempts:
         slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert slow.send() == 2
+        assert slow.send() == 0
+    async with asyncio.timeout(5):
+        while len(slow.announced) < len(attempts):  # noqa: ASYNC110 - it is the clock that is waited for
+            await asyncio.sleep(0.001)
+    assert await slow.answer() == ["5-0"]
+    assert await slow.answer() == ["6-0"]
 
 
 async def test_an_attempt_that_ends_in_the_step_after_its_beginning_is_one_call(
