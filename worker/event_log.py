@@ -1,7 +1,7 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from producer.connection import Call
@@ -153,11 +153,15 @@ class EventLog:
 
     def _announce_later(self, attempt: Attempt) -> None:
         if not self._unhurried:
-            self._writer.loop.call_later(self._patience, self._announce_unhurried)
+            self._writer.loop.call_later(self._patience, self._lose_patience)
         self._unhurried.append(attempt)
 
-    def _announce_unhurried(self) -> None:
+    def _lose_patience(self) -> None:
         attempts, self._unhurried = self._unhurried, []
+        # Behind those who are being woken just now because their answer is over.
+        self._writer.loop.call_soon(self._announce_all, attempts)
+
+    def _announce_all(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             if not attempt.is_ending:
                 self._announce(attempt)
