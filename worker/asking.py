@@ -6,7 +6,6 @@ from typing import NamedTuple
 import aiohttp
 import structlog
 
-from producer.wire.events import Started
 from producer.wire.job import Job
 from worker.attempt import Attempt, LeaseLost
 from worker.cancellations import Cancellations, Reason, Stop
@@ -62,7 +61,7 @@ class Asker:
         loop = asyncio.get_running_loop()
         stop = self._cancellations.watch(question.entry, question.attempt, loop)
         # A task of its own: what a class that is not ours does to it, such as not to end, does nothing to this one.
-        answering = loop.create_task(self._answer(question, stop))
+        answering = loop.create_task(self._answer(question, stop), name="chatrelay-answer")
         answering.add_done_callback(stop.ended)  # should it be cancelled before it begins
         deadline = _stop_at_deadline(question, stop)
         try:
@@ -127,8 +126,7 @@ class Asker:
         attempt, provider = question.attempt, question.provider
         attempt.keeps = len(question.standing)
         model = provider.model_for(question.job) or None
-        who = (attempt.number, provider.name, self._worker_name)
-        self._log.append(attempt, Started(attempt.next_id(), *who, model, attempt.keeps), urgent=False)
+        self._log.begin(attempt, provider.name, self._worker_name, model)
 
 
 def _is_late(question: Question) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 from producer.connection import Call
 from producer.connection.script import Prepared
 from producer.wire.codec import WireError
-from producer.wire.events import Event, encode
+from producer.wire.events import Event, encode, encode_started
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
@@ -21,8 +21,8 @@ MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """What all attempts of a worker may have waiting together, before no provider is read any further."""
 
 PATIENCE = 0.002
-"""Seconds for which what is not urgent waits: longer than a service on the same machine takes to answer, and shorter
-than anybody notices."""
+"""Seconds for which a beginning waits: longer than a service on the same machine takes to answer, and shorter than
+anybody notices."""
 
 
 class End(NamedTuple):
@@ -44,7 +44,7 @@ class End(NamedTuple):
 class EventLog:
     """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end.
 
-    ``patience``: seconds for which what is not urgent waits for what it could go with.
+    ``patience``: seconds for which the beginning of an answer waits for what it could go with.
     """
 
     def __init__(self, writer: Writer, keys: Keys, patience: float = PATIENCE) -> None:
@@ -52,17 +52,29 @@ class EventLog:
         self._keys = keys
         self._patience = patience
         self._unwritten_bytes = 0
-        self._unhurried: list[Attempt] = []
+        self._begun: list[Attempt] = []
 
     def is_full(self, attempt: Attempt) -> bool:
         """Whether so much waits to be written, of this attempt or of all, that no more should be read."""
         return attempt.waiting_bytes > MAX_WAITING_BYTES or self._unwritten_bytes > MAX_ALL_WAITING_BYTES
 
-    def append(self, attempt: Attempt, event: Event, *, urgent: bool = True) -> None:
-        """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
+    def begin(self, attempt: Attempt, provider: str, worker: str, model: str | None) -> None:
+        """Write that the attempt has begun; it raises what `append` does.
 
-        What is not ``urgent`` may wait for a moment: what comes next takes it along, be it the last event, and need
-        not wait until it is in the log.
+        That may wait for a moment: what comes next takes it along, be it the last event, and need not wait until it is
+        in the log.
+        """
+        if attempt.lost or attempt.sealed:
+            _raise_why_closed(attempt)
+        who = (attempt.number, provider, worker, model)
+        self._put(attempt, lambda: encode_started(attempt.next_id(), *who, attempt.keeps))
+        if self._patience:
+            self._announce_later(attempt)
+        else:
+            self._announce(attempt)
+
+    def append(self, attempt: Attempt, event: Event) -> None:
+        """Write ``event`` with the next pipeline. While `is_full`, `flush` before going on.
 
         Raises:
             LeaseLost: the job has another owner.
@@ -71,16 +83,8 @@ class EventLog:
         """
         if attempt.lost or attempt.sealed:
             _raise_why_closed(attempt)
-        try:
-            data = encode(event)
-        except WireError:
-            attempt.take_back_id()
-            raise
-        self._unwritten_bytes += attempt.put(data)
-        if urgent or not self._patience:
-            self._announce(attempt)
-        else:
-            self._announce_later(attempt)
+        self._put(attempt, lambda: encode(event))
+        self._announce(attempt)
 
     def append_chunk(self, attempt: Attempt, text: str) -> None:
         """Write a chunk of the answer's text, as `append` does an event that has the attempt's next id."""
@@ -142,6 +146,13 @@ class EventLog:
         due = "" if end.due_ms is None else end.due_ms
         return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
+    def _put(self, attempt: Attempt, encoded: Callable[[], bytes]) -> None:
+        try:
+            self._unwritten_bytes += attempt.put(encoded())
+        except WireError:
+            attempt.take_back_id()
+            raise
+
     def _announce(self, attempt: Attempt) -> None:
         """Let the writer ask for a frame. It is made when it is sent: until then it grows."""
         if attempt.is_announced or attempt.bytes_on_their_way or not attempt.waiting_bytes:
@@ -152,12 +163,12 @@ class EventLog:
         self._writer.add(attempt.frames)
 
     def _announce_later(self, attempt: Attempt) -> None:
-        if not self._unhurried:
+        if not self._begun:
             self._writer.loop.call_later(self._patience, self._lose_patience)
-        self._unhurried.append(attempt)
+        self._begun.append(attempt)
 
     def _lose_patience(self) -> None:
-        attempts, self._unhurried = self._unhurried, []
+        attempts, self._begun = self._begun, []
         # Behind those who are being woken just now because their answer is over.
         self._writer.loop.call_soon(self._announce_all, attempts)
 

@@ -28,6 +28,8 @@ from producer.wire.events import (
     Waiting,
     decode_frame,
     encode,
+    encode_chunk,
+    encode_started,
 )
 from tests.wire.strategies import anything, attempts, hostile, mutated_chunks, read, text
 
@@ -226,6 +228,21 @@ def test_unset_fields_are_left_out() -> None:
         "worker": "w1",
         "keeps": 0,
     }
+
+
+@given(st.integers(1, 100), text, text, st.none() | text, st.integers(0, 2**40), text)
+def test_what_is_encoded_without_an_event_is_the_same_bytes(
+    number: int, provider: str, worker: str, model: str | None, keeps: int, said: str
+) -> None:
+    started = (number, provider, worker, model, keeps)
+    assert encode_started("7-0", *started) == encode(Started("7-0", *started))
+    assert encode_chunk("7-1", said) == encode(Chunk("7-1", said))
+    for encoded in (
+        lambda: encode_started("7-0", 1, "a", "half \ud83d", None, 0),
+        lambda: encode_chunk("7-1", "\ud83d"),
+    ):
+        with pytest.raises(WireError, match="surrogate"):
+            encoded()
 
 
 def test_three_types_end_a_job_and_no_other_does() -> None:

@@ -101,11 +101,9 @@ async def test_what_comes_while_a_write_is_on_its_way_is_one_frame(
     assert await slow.answer() == ["5-1", "5-2", "5-3", "5-4"]
 
 
-async def test_what_is_not_urgent_goes_with_what_the_same_step_brings(
-    slow: SlowWriter, slow_log: EventLog
-) -> None:
+async def test_a_beginning_goes_with_what_the_same_step_brings(slow: SlowWriter, slow_log: EventLog) -> None:
     attempt = Attempt("j", 5, 1)
-    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    slow_log.begin(attempt, "a", "w", None)
     assert slow.send() == 0
     end = End(Done(attempt.next_id(), "stop", 0), "done", 1000)
     finishing = asyncio.ensure_future(slow_log.finish(attempt, end))
@@ -115,22 +113,18 @@ async def test_what_is_not_urgent_goes_with_what_the_same_step_brings(
     assert not slow.has_more
 
 
-async def test_what_is_not_urgent_goes_with_a_chunk_that_comes_soon(
-    slow: SlowWriter, slow_log: EventLog
-) -> None:
+async def test_a_beginning_goes_with_a_chunk_that_comes_soon(slow: SlowWriter, slow_log: EventLog) -> None:
     attempt = Attempt("j", 5, 1)
-    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    slow_log.begin(attempt, "a", "w", None)
     await asyncio.sleep(0)
     append(slow_log, attempt)
     assert await slow.answer() == ["5-0", "5-1"]
 
 
-async def test_what_is_not_urgent_goes_alone_where_nothing_comes(
-    slow: SlowWriter, slow_log: EventLog
-) -> None:
+async def test_a_beginning_goes_alone_where_nothing_comes(slow: SlowWriter, slow_log: EventLog) -> None:
     attempts = [Attempt("j", 5, 1), Attempt("k", 6, 1)]
     for attempt in attempts:
-        slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+        slow_log.begin(attempt, "a", "w", None)
         assert slow.send() == 0
     async with asyncio.timeout(5):
         while len(slow.announced) < len(attempts):  # noqa: ASYNC110 - it is the clock that is waited for
@@ -143,7 +137,7 @@ async def test_an_attempt_that_ends_in_the_step_after_its_beginning_is_one_call(
     slow: SlowWriter, slow_log: EventLog
 ) -> None:
     attempt = Attempt("j", 5, 1)
-    slow_log.append(attempt, Started(attempt.next_id(), 1, "a", "w"), urgent=False)
+    slow_log.begin(attempt, "a", "w", None)
     ending = asyncio.create_task(slow_log.finish(attempt, End(Done("5-1", "stop", 0), "done", 1000)))
     for _ in range(5):
         await asyncio.sleep(0)
