@@ -9,6 +9,7 @@ import structlog
 from producer.wire.job import Job
 from worker.attempt import Attempt, LeaseLost
 from worker.cancellations import Cancellations, Reason, Stop
+from worker.clock import Clocks
 from worker.event_log import EventLog
 from worker.holdings import Entry
 from worker.limits import Limits
@@ -50,6 +51,7 @@ class Asker:
         self._limits = limits
         self._http = http
         self._worker_name = worker_name
+        self._clocks = Clocks()
         self._unstoppable: set[asyncio.Task[Asked]] = set()
 
     async def ask(self, question: Question) -> Asked:
@@ -120,7 +122,8 @@ class Asker:
             return too_late("no provider was asked in time", job.deadline or 0)
         self._start(question)
         parts = provider.ask(job, self._http, standing=question.standing)
-        return await relay(parts, question.attempt, self._log, provider.timeouts_for(job))
+        clock = self._clocks.of(provider.timeouts_for(job))
+        return await relay(parts, question.attempt, self._log, clock)
 
     def _start(self, question: Question) -> None:
         attempt, provider = question.attempt, question.provider

@@ -1,29 +1,23 @@
 """A provider's parts become the events of an attempt."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from producer.wire import events
 from producer.wire.events import MAX_TEXT_CHARS
 from worker.attempt import Attempt
+from worker.clock import Clock
 from worker.event_log import EventLog
 from worker.outcome import Answered
 from worker.providers import base
-from worker.providers.errors import TimedOut
 from worker.providers.flow import Take
 from worker.providers.part_stream import PartStream
-from worker.providers.registry import Timeouts
-
-_CANCEL_AGAIN = 0.3  # seconds after which a task that did not heed its cancel is cancelled again
-_SHORTEST_LOOK = 0.05  # seconds between two looks at the time: a limit may be passed by as much
 
 
-async def relay(
-    parts: AsyncIterator[base.Part], attempt: Attempt, log: EventLog, timeouts: Timeouts
-) -> Answered:
+async def relay(parts: AsyncIterator[base.Part], attempt: Attempt, log: EventLog, clock: Clock) -> Answered:
     """Append every part of the answer to the log; return how it ended. The provider is closed on every path.
+
+    ``clock``: the answer's, which starts here.
 
     Raises:
         ProviderError: the provider failed, or took too long.
@@ -32,7 +26,7 @@ async def relay(
     answer = _Answer(attempt, log)
     iterator = aiter(parts)  # once: it may be a new one each time
     try:
-        with _Clock(timeouts) as clock:
+        with clock:
             intake = _Intake(answer, clock, attempt, log)
             while not await _poured(iterator, intake.take):
                 await intake.make_room()
@@ -61,7 +55,7 @@ async def _poured(iterator: AsyncIterator[base.Part], take: Take) -> bool:
 class _Intake:
     """Where the parts go, as long as there is room for them."""
 
-    def __init__(self, answer: "_Answer", clock: "_Clock", attempt: Attempt, log: EventLog) -> None:
+    def __init__(self, answer: "_Answer", clock: Clock, attempt: Attempt, log: EventLog) -> None:
         self._answer = answer
         self._clock = clock
         self._attempt = attempt
@@ -90,93 +84,6 @@ class _Intake:
             raise self._error
         with self._clock.stopped():  # it is Redis that we wait for, not the provider
             await self._log.flush(self._attempt)
-
-
-class _Clock:
-    """The limits on an answer: until its first chunk, between chunks, in all. Inside, the task is in time.
-
-    A chunk only moves an instant along; the one timer looks at it when it rings, and is set again where there is time
-    left. Setting it anew for each chunk would cost more than the chunk does. A task that swallows the cancel is
-    cancelled again until it leaves.
-
-    Raises, on leaving:
-        TimedOut: time was up.
-    """
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._between_chunks = timeouts.between_chunks
-        self._loop = asyncio.get_running_loop()
-        now = self._loop.time()
-        self._end = now + timeouts.total
-        self._due = min(now + timeouts.first_chunk, self._end)
-        self._started = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._times_rung = 0
-
-    def __enter__(self) -> Self:
-        task = asyncio.current_task(self._loop)
-        assert task is not None, "a coroutine runs in a task"
-        self._task = task
-        self._cancelled_by_others = task.cancelling()
-        self._set()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._unset()
-        for _cancel in range(self._times_rung):
-            left = self._task.uncancel()
-        # Whoever else cancelled the task meanwhile is to be heard. An answer that ends without a word when its time
-        # is up, because its provider swallowed the cancel, is cut.
-        if self._times_rung and left <= self._cancelled_by_others and kind in (asyncio.CancelledError, None):
-            raise TimedOut(self._what_took_too_long())
-
-    def expect_next(self) -> None:
-        """Note that something came, and begin to wait for what comes next.
-
-        Raises:
-            TimedOut: time was up, and the task did not heed it.
-        """
-        if self._times_rung:
-            raise TimedOut(self._what_took_too_long())
-        self._started = True
-        self._due = min(self._loop.time() + self._between_chunks, self._end)
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """While inside, no time passes."""
-        since = self._loop.time()
-        self._unset()
-        yield
-        stood_for = self._loop.time() - since
-        self._end += stood_for
-        self._due += stood_for
-        self._set()
-
-    def _set(self) -> None:
-        # No later than it may have to: whatever comes before then moves the instant, and not the timer. A job may name
-        # a gap of no length: looking as often would leave the loop no rest until the first chunk.
-        soonest = min(self._due, self._loop.time() + max(self._between_chunks, _SHORTEST_LOOK))
-        self._timer = self._loop.call_at(soonest, self._ring)
-
-    def _unset(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _ring(self) -> None:
-        if self._loop.time() < self._due:
-            self._set()
-            return
-        self._times_rung += 1
-        self._task.cancel()
-        self._timer = self._loop.call_later(_CANCEL_AGAIN, self._ring)
-
-    def _what_took_too_long(self) -> str:
-        if self._loop.time() >= self._end:
-            return f"the answer was not whole within {self._timeouts.total:g} s"
-        if self._started:
-            return f"no further chunk came within {self._timeouts.between_chunks:g} s"
-        return f"no first chunk came within {self._timeouts.first_chunk:g} s"
 
 
 class _Answer:

@@ -18,6 +18,7 @@ from producer.wire.events import (
 )
 from producer.wire.keys import Keys
 from worker.attempt import Attempt, LeaseLost
+from worker.clock import Clocks
 from worker.event_log import MAX_WAITING_BYTES, EventLog
 from worker.outcome import Answered
 from worker.pending import Pending
@@ -102,7 +103,7 @@ class Relayed:
         self.attempt = Attempt("job", 1000, 1)
 
     async def of(self, parts: AsyncIterator[base.Part], timeouts: Timeouts | None = None) -> Answered:
-        return await relay(parts, self.attempt, self.log, timeouts or limits())
+        return await relay(parts, self.attempt, self.log, Clocks().of(timeouts or limits()))
 
     async def events(self) -> list[Event]:
         await self.log.flush(self.attempt)
@@ -462,7 +463,9 @@ async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() 
     log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
     provider = Provider(*["x" * size] * 9)
     # The limit between chunks is far too short for anything: it must not run while Redis is waited for.
-    task = asyncio.create_task(relay(provider.answer(), attempt, log, limits(between_chunks=1e-9)))
+    task = asyncio.create_task(
+        relay(provider.answer(), attempt, log, Clocks().of(limits(between_chunks=1e-9)))
+    )
     await log.waited_for.wait()
     assert log.was_full
     assert provider.asked == 2  # one is on its way, one waits
@@ -488,7 +491,7 @@ async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limi
             await asyncio.sleep(0)
         yield "end"
 
-    task = asyncio.create_task(relay(answer(), attempt, log, limits()))
+    task = asyncio.create_task(relay(answer(), attempt, log, Clocks().of(limits())))
     await log.waited_for.wait()
     later = asyncio.get_running_loop().time() + 2 * LONG
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
@@ -501,7 +504,7 @@ async def test_g8_a_job_that_is_lost_while_redis_is_waited_for_closes_its_provid
     writer.is_open.clear()
     log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
     provider = Provider(*["x" * MAX_WAITING_BYTES] * 9)
-    task = asyncio.create_task(relay(provider.answer(), attempt, log, limits()))
+    task = asyncio.create_task(relay(provider.answer(), attempt, log, Clocks().of(limits())))
     await log.waited_for.wait()
     attempt.lose()
     with pytest.raises(LeaseLost):
