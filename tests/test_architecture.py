@@ -117,7 +117,7 @@ def test_providers_know_http_and_the_contract_and_never_redis() -> None:
     providers = modules("worker.providers")
     assert breaches(providers, "worker.providers", "producer.wire") == []
     assert strangers(providers, "redis", "producer.connection") == []
-    services = modules("worker.providers", but=("worker.providers.registry",))
+    services = modules("worker.providers", but=("worker.providers.provider", "worker.providers.registry"))
     assert breaches(services, "worker.providers") == []
 
 

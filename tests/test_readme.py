@@ -15,7 +15,8 @@ from tests.conftest import StartWorker
 from tests.support.commands import parse
 from tests.support.processes import worker
 from tests.support.servers import Server
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 from worker.providers_file import load_registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from worker.holdings import Entry
 from worker.limits import Limits
 from worker.outcome import Answered, CancelAsked, Failure, Follow, Lost, Released
 from worker.providers.errors import ProviderError
-from worker.providers.registry import Provider
+from worker.providers.provider import Provider
 from worker.relay import relay
 from worker.retry import failure_of, too_late
 

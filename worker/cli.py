@@ -43,7 +43,8 @@ from worker.verify.cli import verify
 
 # What a worker works with is imported when there is one: a supervisor, and whoever asks for help, needs none of it.
 if TYPE_CHECKING:
-    from worker.providers.registry import Provider, Registry
+    from worker.providers.provider import Provider
+    from worker.providers.registry import Registry
     from worker.settings import Settings
 
 logger = structlog.get_logger("chatrelay")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Self
 
 from worker.providers.errors import TimedOut
-from worker.providers.registry import Timeouts
+from worker.providers.provider import Timeouts
 
 _CANCEL_AGAIN = 0.3  # seconds after which a task that did not heed its cancel is cancelled again
 _SHORTEST_LOOK = 0.05  # seconds between two looks at the time: a limit may be passed by as much

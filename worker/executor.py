@@ -31,7 +31,8 @@ from worker.outcome import (
     fit,
 )
 from worker.parking import Parking
-from worker.providers.registry import NoProvider, Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import NoProvider, Registry
 from worker.queue import Claim, Claimed, Queue
 from worker.retry import Backoff, Situation, decide, most_hopeful, spread, too_late
 from worker.run import Run, letter_of

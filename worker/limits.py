@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from producer.connection import Call
 from producer.wire.keys import Keys
 from worker import scripts
-from worker.providers.registry import Provider
+from worker.providers.provider import Provider
 from worker.writer import Writer
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds

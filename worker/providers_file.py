@@ -27,16 +27,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, Va
 from producer.wire.job import Seconds, explain
 from producer.wire.keys import is_name
 from worker.providers.continuation import Continuation
-from worker.providers.registry import (
-    KINDS,
-    RESERVED,
-    Provider,
-    Registry,
-    Timeouts,
-    load_class,
-    parameters_of,
-    takes,
-)
+from worker.providers.kinds import KINDS, load_class, parameters_of, takes
+from worker.providers.provider import RESERVED, Provider, Timeouts
+from worker.providers.registry import Registry
 from worker.toml_lines import line_of
 
 T = TypeVar("T")

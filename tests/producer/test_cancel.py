@@ -26,7 +26,8 @@ from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
 from tests.support.scribe import Scribe
 from tests.support.transcripts import events_of
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 
 
 async def until_it_speaks(producer: Producer, job_id: str) -> None:

@@ -354,7 +354,7 @@ async def test_a_refusal_stays_a_refusal_when_its_body_breaks_off(protocol: Prot
 async def test_a_refusal_does_not_wait_for_a_body_that_does_not_come(
     protocol: Protocol, http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.providers.http.ERROR_BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr("worker.providers.failures.ERROR_BODY_TIMEOUT", 0.05)
 
     async def stall(exchange: Exchange) -> None:
         await exchange.send(head("500 Internal Server Error", content_length="1000") + b"Oh")

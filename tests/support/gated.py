@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from worker.providers.registry import Provider, Registry, Timeouts
+from worker.providers.provider import Provider, Timeouts
+from worker.providers.registry import Registry
 
 
 class Gate:

@@ -22,7 +22,8 @@ from worker.holdings import Entry, Holdings
 from worker.limits import Limits
 from worker.parking import Parking
 from worker.pending import Asked, Pending
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 from worker.queue import Queue
 from worker.settings import Settings
 from worker.settling import Settling

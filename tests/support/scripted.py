@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.providers.base import Part
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 
 Step = Part | BaseException | asyncio.Event
 """It is said, or raised, or waited for."""

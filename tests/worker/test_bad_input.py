@@ -29,7 +29,8 @@ from tests.providers.upstream import (
 )
 from tests.support.gated import Gate, gated_registry
 from worker.providers.openai_compatible import OpenAICompatible
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 
 PATIENCE = 10.0  # seconds after which a fact that did not come is a failed test
 

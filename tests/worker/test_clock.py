@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.clock import Clocks
-from worker.providers.registry import Timeouts
+from worker.providers.provider import Timeouts
 
 LONG = Timeouts(60.0, 60.0, 60.0, 60.0)
 

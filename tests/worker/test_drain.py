@@ -15,7 +15,8 @@ from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
 from tests.support.holders import holders
 from tests.support.transcripts import attempt_of, events_of, starts_of
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 
 LONG = 60.0  # seconds: nobody's lease ends, and nobody sweeps, while a test runs
 

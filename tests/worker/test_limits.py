@@ -16,7 +16,8 @@ from tests.support.facts import until
 from tests.support.gated import Gate, gated_registry
 from worker import scripts
 from worker.limits import Limits
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 from worker.writer import Writer
 
 LEASE = 60.0  # seconds: nothing of these tests outlives it, unless it says so

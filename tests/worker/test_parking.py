@@ -15,7 +15,8 @@ from tests.support.facts import until
 from worker import parking as parking_module
 from worker.parking import Parking
 from worker.providers.errors import RateLimited
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 from worker.writer import Writer
 
 

@@ -12,7 +12,7 @@ from worker.providers.acytoo import Acytoo
 from worker.providers.chatanywhere import ChatAnywhere
 from worker.providers.echo import Echo
 from worker.providers.openai_compatible import OpenAICompatible
-from worker.providers.registry import Provider, Timeouts
+from worker.providers.provider import Provider, Timeouts
 from worker.providers_file import ConfigError, load_registry
 
 SECRET = "hunter2-is-no-good-key"

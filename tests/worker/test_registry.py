@@ -15,16 +15,10 @@ from tests.support.foreign import Bare, Gated, Leaky, Reciter, Resting, Unclosab
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part
 from worker.providers.continuation import Continuation
 from worker.providers.errors import BadRequest
+from worker.providers.kinds import KINDS, load_class
 from worker.providers.openai_compatible import OpenAICompatible
-from worker.providers.registry import (
-    GUARDED,
-    KINDS,
-    NoProvider,
-    Provider,
-    Registry,
-    Timeouts,
-    load_class,
-)
+from worker.providers.provider import GUARDED, Provider, Timeouts
+from worker.providers.registry import NoProvider, Registry
 
 SECRET = "hunter2-is-no-good-key"
 

@@ -24,7 +24,7 @@ from worker.outcome import Answered
 from worker.pending import Pending
 from worker.providers import base
 from worker.providers.errors import Broken, Cut, ProviderError, TimedOut
-from worker.providers.registry import Timeouts
+from worker.providers.provider import Timeouts
 from worker.relay import relay
 
 SMILE = "\U0001f600"

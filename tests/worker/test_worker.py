@@ -14,7 +14,8 @@ from tests.support.gated import Gate, gated_registry
 from worker import worker as worker_module
 from worker.providers.base import Finish
 from worker.providers.errors import Broken
-from worker.providers.registry import Provider, Registry
+from worker.providers.provider import Provider
+from worker.providers.registry import Registry
 
 
 async def types_of(producer: Producer, job_id: str) -> list[str]:

@@ -1,81 +1,22 @@
-"""One POST to a service: sent, its status checked, and every way to fail turned into one of ours."""
+"""One POST to a service: sent, its status looked at, its connection kept an eye on until the answer is read."""
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import aiohttp
-from aiohttp.http import HttpProcessingError
-from yarl import URL
 
-from worker.providers.errors import (
-    BadRequest,
-    Broken,
-    Cut,
-    NotAStream,
-    Overloaded,
-    ProviderError,
-    RateLimited,
-    Refused,
-    TimedOut,
-    Unauthorized,
-    Unreachable,
-)
-from worker.providers.redaction import redact, summary
-from worker.providers.retry_after import retry_after
+from worker.providers.failures import MAX_ERROR_BODY, TRANSPORT_ERRORS, read_at_most, refusal_of, translated
+from worker.providers.request import Request, check
 from worker.providers.sluice import GatedConnector
 
-MAX_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
-ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
-KEEP_ALIVE = (
-    50.0  # seconds that an idle connection is kept: services and their proxies drop them after a minute
-)
+KEEP_ALIVE = 50.0  # seconds that an idle connection is kept: services and proxies drop them after a minute
 READ_BUFFER = 8192  # bytes; a response is read no further while twice as many wait to be taken
 REST_TIMEOUT = 0.25  # seconds to wait for the end of the response after the answer's own end mark
 
-# What aiohttp raises while it sends and reads. HttpProcessingError is no ClientError, yet aiohttp without its
-# C extensions lets it through when a body stops being HTTP; TimeoutError is an OSError.
-_TRANSPORT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
-
-_ENCODER = json.JSONEncoder(allow_nan=False)
-
 # A service sees the headers that its provider names, and no other.
 _AUTO_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent, and what must not show in an error. Its repr tells nothing that could be secret."""
-
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    proxy: str | None = field(default=None, repr=False)
-    connect_timeout: float = 10.0  # seconds: name lookup, TCP, proxy and TLS together
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def host(self) -> str:
-        """The service's host, with its port when that is not the usual one."""
-        return URL(self.url).host_port_subcomponent or ""
-
-    def error(self, kind: type[ProviderError], text: str, **details: Any) -> ProviderError:
-        """Make an error whose text holds none of this request's secrets."""
-        return kind(redact(text, self._all_secrets()), **details)
-
-    def summary(self, text: str) -> str:
-        """Return one short line that stands for ``text``, without secrets."""
-        return summary(text, self._all_secrets())
-
-    def _all_secrets(self) -> tuple[str, ...]:
-        urls = (URL(self.url), URL(self.proxy or ""))
-        credentials = [(url.user or "", url.password) for url in urls if url.password]
-        return (*self.secrets, *(password for _, password in credentials), *map(":".join, credentials))
 
 
 def open_session(connect_timeout: float = 10.0) -> aiohttp.ClientSession:
@@ -92,18 +33,6 @@ def open_session(connect_timeout: float = 10.0) -> aiohttp.ClientSession:
     )
 
 
-def json_body(payload: Mapping[str, Any]) -> bytes:
-    """Return ``payload`` as the bytes of a JSON body.
-
-    Raises:
-        BadRequest: something in it has no JSON form.
-    """
-    try:
-        return _ENCODER.encode(payload).encode("ascii")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRequest(f"the request cannot be written as JSON: {summary(str(error))}") from error
-
-
 @asynccontextmanager
 async def post(request: Request, http: aiohttp.ClientSession | None) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send ``request`` and yield its 2xx response, whose connection is closed or handed back at the end.
@@ -118,28 +47,15 @@ async def post(request: Request, http: aiohttp.ClientSession | None) -> AsyncIte
         async with open_session() as own, post(request, own) as response:
             yield response
         return
-    _check(request)
+    check(request)
     try:
         async with _sent(http, request) as response:
             with _woken_by_loss(response):
                 if not 200 <= response.status < 300:
-                    raise await _refusal(response, request)
+                    raise await refusal_of(response, request)
                 yield response
-    except _TRANSPORT_ERRORS as error:
-        raise _translated(error, request) from error
-
-
-async def not_a_stream(response: aiohttp.ClientResponse, request: Request) -> ProviderError:
-    """Make the error for an answer of the wrong content type."""
-    text = f"{request.host} sent {response.content_type} instead of a stream"
-    text = _with_body(text, await _beginning_of(response), request)
-    return request.error(NotAStream, text, status=response.status)
-
-
-async def refuse_web_page(response: aiohttp.ClientResponse, request: Request) -> None:
-    """Raise NotAStream when a service that answers in plain text has sent HTML."""
-    if response.content_type in {"text/html", "application/xhtml+xml"}:
-        raise await not_a_stream(response, request)
+    except TRANSPORT_ERRORS as error:
+        raise translated(error, request) from error
 
 
 async def read_rest(response: aiohttp.ClientResponse) -> None:
@@ -150,9 +66,9 @@ async def read_rest(response: aiohttp.ClientResponse) -> None:
     if response.content.at_eof():
         return
     # Who reads just after the connection was lost, and before the body has heard of it, gets a bare RuntimeError.
-    with suppress(*_TRANSPORT_ERRORS, RuntimeError):
+    with suppress(*TRANSPORT_ERRORS, RuntimeError):
         async with asyncio.timeout(REST_TIMEOUT):
-            await _read_at_most(response, MAX_ERROR_BODY, bytearray())
+            await read_at_most(response, MAX_ERROR_BODY, bytearray())
 
 
 @lru_cache(maxsize=64)
@@ -226,120 +142,3 @@ def check_closed(end: "asyncio.Future[None] | None") -> None:
 def _look_at(lost: asyncio.Future[None]) -> None:
     if not lost.cancelled():
         lost.exception()
-
-
-def _check(request: Request) -> None:
-    """Refuse here what aiohttp would answer with a bare ValueError, or with the whole URL in its text."""
-    url = _usable_url(request.url, "base URL")
-    if request.proxy is not None:
-        _usable_url(request.proxy, "proxy URL")
-    for name, value in request.headers.items():
-        if not (value.isascii() and value.isprintable()):
-            raise BadRequest(f"the value of the header {name} holds a character that no header may hold")
-    if (url.user or url.password) and "Authorization" in request.headers:
-        raise BadRequest("the base URL holds a user or password, but this request has its own Authorization")
-
-
-@lru_cache(maxsize=256)  # what is refused raises, and so is not kept
-def _usable_url(text: str, name: str) -> URL:
-    try:
-        url = URL(text)
-        (url.host or "").encode("idna")
-    except ValueError:
-        # Not chained: the text of the cause may hold the URL, and that a password.
-        raise BadRequest(f"the {name} is not a valid URL") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise BadRequest(f"the {name} must start with http:// or https:// and name a host")
-    return url
-
-
-async def _refusal(response: aiohttp.ClientResponse, request: Request) -> ProviderError:
-    body = await _beginning_of(response)
-    wait = retry_after(response.headers, status=response.status, now=time.time())
-    kind = _kind_of(response.status, wait=wait, body=body)
-    text = _with_body(
-        f"{request.host} answered {response.status} {response.reason or ''}".rstrip(), body, request
-    )
-    if kind is Unauthorized and response.status == 429:
-        text = f"the quota of this key is used up: {text}"
-    asks_to_wait = issubclass(kind, RateLimited | Overloaded)
-    return request.error(kind, text, status=response.status, retry_after=wait if asks_to_wait else None)
-
-
-def _kind_of(status: int, *, wait: float | None, body: str) -> type[ProviderError]:
-    match status:
-        case 429:
-            return Unauthorized if _has_no_quota(body) else RateLimited
-        case 401 | 402 | 403:
-            return Unauthorized
-        case 408:  # the one 4xx that says: the same request, once more
-            return TimedOut
-        case 503 | 529 if wait is not None:
-            return Overloaded
-    return Broken if status >= 500 else Refused
-
-
-def _has_no_quota(body: str) -> bool:
-    """Whether a 429 says that the account is empty: no waiting helps then, only whoever pays.
-
-    OpenAI tells the two kinds of 429 apart in nothing but these fields, which its guide to error codes documents;
-    the sentence beside them is for people, and is not looked at.
-    """
-    try:
-        error = json.loads(body).get("error")
-        return "insufficient_quota" in (error.get("code"), error.get("type"))
-    except (ValueError, RecursionError, AttributeError):  # no JSON, or not of that shape
-        return False
-
-
-def _with_body(text: str, body: str, request: Request) -> str:
-    line = request.summary(body)
-    return f"{request.summary(text)}: {line}" if line else request.summary(text)
-
-
-async def _beginning_of(response: aiohttp.ClientResponse) -> str:
-    body = bytearray()
-    # A refusal stays a refusal when its body is cut, broken or slow: then what has come must do.
-    with suppress(*_TRANSPORT_ERRORS):
-        async with asyncio.timeout(ERROR_BODY_TIMEOUT):
-            await _read_at_most(response, MAX_ERROR_BODY, body)
-    return body.decode("utf-8", errors="replace")
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int, into: bytearray) -> None:
-    while len(into) < limit and (data := await response.content.read(limit - len(into))):
-        into += data
-
-
-def _translated(error: Exception, request: Request) -> ProviderError:
-    """Say in our words what aiohttp says in its classes; its texts may be empty, or hold a URL."""
-    host = request.host
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            text = f"no connection to {host} within {request.connect_timeout:g} s"
-            return request.error(TimedOut, text)
-        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-            return request.error(Unreachable, f"no connection to {host}: {_proxy_trouble(error)}")
-        case aiohttp.ClientConnectorDNSError():
-            return request.error(Unreachable, f"no connection to {host}: the host name is not known")
-        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
-            return request.error(Unreachable, f"no connection to {host}: {_os_reason(error)}")
-        case aiohttp.ClientResponseError() | HttpProcessingError():
-            return request.error(Broken, f"{host} sent something that is not HTTP")
-        case TimeoutError():
-            return request.error(TimedOut, f"{host} stayed silent for too long")
-        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() | OSError():
-            return request.error(Cut, f"{host} closed the connection before the answer was complete")
-        case _:
-            return request.error(Broken, f"the call of {host} failed: {type(error).__name__}")
-
-
-def _proxy_trouble(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"the proxy answered {error.status} {summary(error.message)}".rstrip()
-    return f"the proxy is not reachable ({_os_reason(error)})"
-
-
-def _os_reason(error: Exception) -> str:
-    cause = getattr(error, "os_error", None) or error
-    return getattr(cause, "strerror", None) or type(cause).__name__

@@ -19,9 +19,11 @@ from worker.providers.base import (
     content_text,
 )
 from worker.providers.errors import BadRequest, Broken, Cut, ProviderError
+from worker.providers.failures import not_a_stream
 from worker.providers.flow import Flow
-from worker.providers.http import Request, json_body, not_a_stream, post, read_rest
+from worker.providers.http import post, read_rest
 from worker.providers.part_stream import Step, part_stream
+from worker.providers.request import Request, json_body
 from worker.providers.sse import EventStreamParser, ServerSentEvent
 
 END_MARK = "[DONE]"

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import aiohttp
 
 from worker.providers.base import AsyncGeneratorProvider, Messages, Part, refuse_options
+from worker.providers.failures import refuse_web_page
 from worker.providers.flow import Flow
-from worker.providers.http import Request, check_closed, end_of_connection, json_body, post, refuse_web_page
+from worker.providers.http import check_closed, end_of_connection, post
 from worker.providers.part_stream import Step, part_stream
+from worker.providers.request import Request, json_body
 from worker.providers.sse import text_decoder
 
 
