@@ -11,11 +11,12 @@ from worker.providers.provider import Timeouts
 
 _CANCEL_AGAIN = 0.3  # seconds after which a task that did not heed its cancel is cancelled again
 _SHORTEST_LOOK = 0.05  # seconds between two looks at the time: a limit may be passed by as much
-_SOON = 0.02  # seconds
+_SOON = 0.02
+"""Seconds: no clock waits longer for its timer, and one that may have to ring earlier gets it at once."""
 
 
 class Clocks:
-    """The clocks of a worker. They get their timers together, a moment after they started, if they run by then.
+    """The clocks of a worker. They get their timers together, a moment after they started, if they still run by then.
 
     To set a timer and to cancel it takes longer than all else about a clock.
     """
@@ -33,7 +34,7 @@ class Clocks:
         return Clock(timeouts, self)
 
     def set_later(self, clock: "Clock") -> None:
-        """Set its timer in a moment."""
+        """Set its timer in a moment, if it still runs by then."""
         if not self._new:
             self.loop.call_later(_SOON, self._set_all)
         self._new.append(clock)

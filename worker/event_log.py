@@ -21,8 +21,8 @@ MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
 """What all attempts of a worker may have waiting together, before no provider is read any further."""
 
 PATIENCE = 0.002
-"""Seconds for which a beginning waits: longer than a service on the same machine takes to answer, and shorter than
-anybody notices."""
+"""Seconds for which a beginning waits at most: longer than a service on the same machine takes to answer, and shorter
+than anybody notices. What comes just after it went out alone has to wait until it is in the log."""
 
 
 class End(NamedTuple):
@@ -44,7 +44,7 @@ class End(NamedTuple):
 class EventLog:
     """Appends events to their job's log: `append` as they come, `flush` to be sure, `finish` at the end.
 
-    ``patience``: seconds for which the beginning of an answer waits for what it could go with.
+    ``patience``: seconds for which the beginning of an answer waits, at most, for what it could go with.
     """
 
     def __init__(self, writer: Writer, keys: Keys, patience: float = PATIENCE) -> None:

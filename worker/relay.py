@@ -17,7 +17,7 @@ from worker.providers.part_stream import PartStream
 async def relay(parts: AsyncIterator[base.Part], attempt: Attempt, log: EventLog, clock: Clock) -> Answered:
     """Append every part of the answer to the log; return how it ended. The provider is closed on every path.
 
-    ``clock``: the answer's, which starts here.
+    ``clock``: the answer's.
 
     Raises:
         ProviderError: the provider failed, or took too long.

@@ -169,13 +169,12 @@ class _Exchanges(Conversation):
         if not self._expected:
             self._waits_since = self.loop.time()
         if publishing:
-            # At the end of its step the server writes to its clients, in the inverse order of that in which it first
-            # had something for each. That is us, for a script that publishes, and it wakes us before it writes to its
-            # subscribers. With a reply due to us before they have anything, we are the last.
+            # At the end of its step the server writes to its clients: first to the one that it had something for last.
+            # A script publishes before it returns, so that we would be written to, and woken, before the subscribers.
+            # The reply to a ping is due to us earlier, and makes us the last.
             self._expected.append((1, _NOBODY))
-            commands = [_PING, *commands]
-        self._expected.append((len(commands) - publishing, listener))
-        self.say(commands)
+        self._expected.append((len(commands), listener))
+        self.say([_PING, *commands] if publishing else commands)
 
     def hear(self, replies: Sequence[Any]) -> None:
         self._waits_since = self.loop.time()

@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from producer.connection import Script, ScriptRunner
 from producer.connection.line import Listener
+from worker import scripts
 
 SCRIPT = Script("return 1", "5f" * 20)
 
@@ -76,6 +77,11 @@ async def test_a_pipeline_publishes_at_once_if_its_first_script_does() -> None:
     runner.say([publishing.on(["k"]), SCRIPT.on(["k"])], Deaf())
     runner.say([SCRIPT.on(["k"]), publishing.on(["k"])], Deaf())
     assert line.publishing == [False, False, True, False]  # the first two load the scripts
+
+
+def test_which_scripts_publish_is_known() -> None:
+    loaded = {name for name, script in vars(scripts).items() if isinstance(script, Script) and script.publishes}
+    assert loaded == {"APPEND", "DEFER", "FINISH", "RELEASE"}
 
 
 async def test_where_a_script_may_not_be_loaded_the_servers_own_words_are_the_error() -> None:

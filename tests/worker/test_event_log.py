@@ -12,7 +12,7 @@ from producer.wire.events import MAX_TEXT_CHARS, decode_frame
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
-from worker.event_log import MAX_WAITING_BYTES, End, EventLog
+from worker.event_log import MAX_WAITING_BYTES, PATIENCE, End, EventLog
 from worker.pending import Asked, Pending
 
 
@@ -147,6 +147,25 @@ async def test_an_attempt_that_ends_in_the_step_after_its_beginning_is_one_call(
     assert [event.id for event in decode_frame(call.args[2]).events] == ["5-0", "5-1"]
     pending.tell(b"written")
     assert await ending is None
+
+
+async def test_a_beginning_that_went_with_the_end_does_not_go_again(
+    slow: SlowWriter, slow_log: EventLog
+) -> None:
+    attempt = Attempt("j", 5, 1)
+    slow_log.begin(attempt, "a", "w", None)
+    ending = asyncio.create_task(slow_log.finish(attempt, End(Done("5-1", "stop", 0), "done", 1000)))
+    await asyncio.sleep(0)  # it has begun
+    assert await slow.answer([b"cancel", b"no more"]) == ["5-0", "5-1"]
+    assert await ending == "no more"
+    cancelled = End(Cancelled("5-1", "no more", True), "cancelled", 1000)
+    ending = asyncio.create_task(slow_log.finish(attempt, cancelled))
+    await asyncio.sleep(0)
+    assert await slow.answer() == ["5-0", "5-1"]
+    assert await ending is None
+    await asyncio.sleep(2 * PATIENCE)  # timers ring in the order of their instants: its own has rung
+    await asyncio.sleep(0)
+    assert not slow.has_more
 
 
 async def test_attempts_do_not_wait_for_each_other(slow: SlowWriter, slow_log: EventLog) -> None:

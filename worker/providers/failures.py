@@ -1,4 +1,4 @@
-"""What went wrong with a call, in our words: a status that is no success, a body that is no answer, a lost connection."""
+"""What went wrong with a call, in our words: a refusal, a body that is no answer, a connection that broke."""
 
 import asyncio
 import json

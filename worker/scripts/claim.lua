@@ -79,10 +79,10 @@ end
 
 local text = string.format('%.0f', current)
 count = count + (handed_out_again and 0 or 1)
-local last = ARGV[9] ~= '' and 24 or 20 -- without the last two where no provider can be asked
+local size = ARGV[9] ~= '' and 24 or 20 -- without provider and model where none can be asked
 redis.call('HSET', KEYS[2], unpack({'status', 'running', 'attempt', text, 'number', count, 'entry', ARGV[1],
   'deliveries', ARGV[2], 'turn', ARGV[3], 'worker', ARGV[4], 'queue', ARGV[6], 'claim', ARGV[11],
-  'started_at', string.format('%.0f', first_claim), 'provider', ARGV[9], 'model', ARGV[10]}, 1, last))
+  'started_at', string.format('%.0f', first_claim), 'provider', ARGV[9], 'model', ARGV[10]}, 1, size))
 if due then
   redis.call('HDEL', KEYS[2], 'due')
 end
