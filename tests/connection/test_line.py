@@ -225,7 +225,13 @@ async def test_what_publishes_is_said_behind_a_ping_whose_reply_is_nobodys() -> 
     came: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        replies = [b"+PONG\r\n", b"$1\r\na\r\n", b"$1\r\nb\r\n", b"-NOPERM no PING for you\r\n", b"$1\r\nc\r\n"]
+        replies = [
+            b"+PONG\r\n",
+            b"$1\r\na\r\n",
+            b"$1\r\nb\r\n",
+            b"-NOPERM no PING for you\r\n",
+            b"$1\r\nc\r\n",
+        ]
         for reply in [*replies, b"+PONG\r\n"]:
             came.append((await command_from(reader))[-1])
             writer.write(reply)

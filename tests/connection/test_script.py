@@ -80,7 +80,9 @@ async def test_a_pipeline_publishes_at_once_if_its_first_script_does() -> None:
 
 
 def test_which_scripts_publish_is_known() -> None:
-    loaded = {name for name, script in vars(scripts).items() if isinstance(script, Script) and script.publishes}
+    loaded = {
+        name for name, script in vars(scripts).items() if isinstance(script, Script) and script.publishes
+    }
     assert loaded == {"APPEND", "DEFER", "FINISH", "RELEASE"}
 
 
