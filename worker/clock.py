@@ -26,7 +26,7 @@ class Clocks:
 
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop in which all of them run."""
+        """The loop in which all of them run; asked for once, because that takes a system call (Python 3.11)."""
         return asyncio.get_running_loop()
 
     def of(self, timeouts: Timeouts) -> "Clock":

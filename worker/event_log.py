@@ -64,8 +64,6 @@ class EventLog:
         That may wait for a moment: what comes next takes it along, be it the last event, and need not wait until it is
         in the log.
         """
-        if attempt.lost or attempt.sealed:
-            _raise_why_closed(attempt)
         who = (attempt.number, provider, worker, model)
         self._put(attempt, lambda: encode_started(attempt.next_id(), *who, attempt.keeps))
         if self._patience:
@@ -81,8 +79,6 @@ class EventLog:
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
             WireError: no reader could read this event; its id goes to the next one.
         """
-        if attempt.lost or attempt.sealed:
-            _raise_why_closed(attempt)
         self._put(attempt, lambda: encode(event))
         self._announce(attempt)
 
@@ -147,6 +143,8 @@ class EventLog:
         return scripts.FINISH.on(names, attempt.id, end.event.id, frame, *what, due, end.errors, end.dead)
 
     def _put(self, attempt: Attempt, encoded: Callable[[], bytes]) -> None:
+        if attempt.lost or attempt.sealed:
+            _raise_why_closed(attempt)
         try:
             self._unwritten_bytes += attempt.put(encoded())
         except WireError:
