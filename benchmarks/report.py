@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from benchmarks.yardstick import nanoseconds_of_a_call
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("redis", "hiredis", "aiohttp", "msgpack", "uvloop", "pydantic")
 
@@ -215,7 +217,7 @@ def _machine() -> dict[str, str]:
     model = names[0] if names else platform.processor()
     return {
         "machine": f"{os.cpu_count()} CPUs, {model}, {platform.system()} {platform.release().partition('-')[0]}",
-        "python": f"Python {platform.python_version()}",
+        "python": f"Python {platform.python_version()}, yardstick {nanoseconds_of_a_call():.0f} ns",
         "date": datetime.now(UTC).date().isoformat(),
     }
 

@@ -104,11 +104,14 @@ def chosen(only: str) -> list[Side]:
     """Return chatrelay, and the peers whose names contain the text.
 
     Raises:
-        SystemExit: an environment is missing.
+        SystemExit: an environment is missing, or has another Python than this one: that would be what is compared.
     """
     sides = [side for side in SIDES if side.name == OURS or only.lower() in side.name.lower()]
     if missing := [side.name for side in sides if not side.interpreter.exists()]:
         raise SystemExit(f"not installed: {', '.join(missing)}; run: make peers")
+    ours = Path(sys.executable).resolve()
+    if others := [side.name for side in sides if side.interpreter.resolve() != ours]:
+        raise SystemExit(f"installed with another Python: {', '.join(others)}; run: make clean peers")
     return sides
 
 

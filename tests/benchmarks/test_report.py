@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,11 @@ def test_a_report_is_read_as_it_was_written(
     assert (read.rows, read.comparisons, read.about) == (report.rows, report.comparisons, report.about)
     assert capsys.readouterr().out == "\n".join(read.lines()) + "\n"
     assert json.loads(path.read_text())["comparisons"][0]["verdict"] == "met"
+
+
+def test_a_report_says_how_fast_python_was_there(report: Report, tmp_path: Path) -> None:
+    report.finish(tmp_path)
+    assert re.fullmatch(r"Python [\d.]+\S*, yardstick [1-9]\d* ns", report.about["python"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from benchmarks.peers import side as shape
 from benchmarks.peers.side import Client, Side
 from benchmarks.processes import ROOT
 from benchmarks.report import Bound, Report
-from benchmarks.sides import OURS, SIDES, check_all_done, compare, leading
+from benchmarks.sides import OURS, SIDES, check_all_done, chosen, compare, leading
 
 LISTS = ROOT / "benchmarks/peers/requirements"
 PEERS = [side for side in SIDES if side.name != OURS]
@@ -46,6 +48,27 @@ def test_chatrelay_alone_is_compared_with_nobody() -> None:
     report = Report("jobs", "how many?")
     assert compare(report, "here", "jobs", {OURS: [90.0]}, Bound(">=", 3)) == set()
     assert report.comparisons == []
+
+
+def test_a_peer_that_is_not_installed_or_has_another_python_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    peer = replace(PEERS[0], environment="its-own")
+    monkeypatch.setattr(sides, "SIDES", (CHATRELAY, peer))
+    monkeypatch.setattr(sides, "ENVIRONMENTS", tmp_path)
+    with pytest.raises(SystemExit, match=f"not installed: {peer.name}; run: make peers"):
+        chosen("")
+    peer.interpreter.parent.mkdir(parents=True)
+    another = tmp_path / "python"
+    another.touch()
+    peer.interpreter.symlink_to(another)
+    with pytest.raises(
+        SystemExit, match=f"installed with another Python: {peer.name}; run: make clean peers"
+    ):
+        chosen("")
+    peer.interpreter.unlink()
+    peer.interpreter.symlink_to(Path(sys.executable).resolve())
+    assert chosen("") == [CHATRELAY, peer]
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.name)
