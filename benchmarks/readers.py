@@ -20,7 +20,8 @@ from benchmarks.command import parse, parser
 from benchmarks.report import Report
 from producer.connection import Line, Url
 from producer.connection.line import pack
-from producer.wire.events import Chunk, Done, Event, Queued, Started, encode
+from producer.wire.events import Chunk, Done, Event, Queued, Started
+from producer.wire.frames import encode
 from producer.wire.keys import FRAME_FIELD, Keys
 from worker import scripts
 

@@ -23,7 +23,8 @@ from benchmarks.processes import Child, ProcessFailed
 from benchmarks.servers import Server
 from benchmarks.ways import CALLING
 from producer import ChatRelayError, Producer
-from producer.wire.events import Chunk, Done, Queued, Started, decode_frame
+from producer.wire.events import Chunk, Done, Queued, Started
+from producer.wire.frames import decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 
 CHATRELAY = "chatrelay"

@@ -10,7 +10,8 @@ from producer.link import Link
 from producer.status import number_in, read_record
 from producer.subscription import Subscription
 from producer.wire.codec import pack
-from producer.wire.events import Cancelled, EventId, encode
+from producer.wire.events import Cancelled, EventId
+from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 

@@ -3,7 +3,8 @@
 from producer import scripts
 from producer.link import Link
 from producer.status import number_in, read_record
-from producer.wire.events import EventId, Failed, encode
+from producer.wire.events import EventId, Failed
+from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 

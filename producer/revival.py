@@ -12,15 +12,9 @@ from producer.connection import Call
 from producer.dead import DeadJob
 from producer.link import Link
 from producer.status import server_ms
-from producer.submission import (
-    confirm,
-    first_provider,
-    new_acceptance,
-    queued_frame,
-    unfinished_ms,
-    withdraw,
-)
+from producer.submission import confirm, first_provider, new_acceptance, unfinished_ms, withdraw
 from producer.wire.codec import WireError, pack, unpack_map
+from producer.wire.frames import encode_queued
 from producer.wire.job import MAX_JOB_BYTES, Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
@@ -106,6 +100,6 @@ def _revive(keys: Keys, life: _Life, dead: DeadJob, acceptance: str) -> Call:
         keys.cancel(life.job_id),
         keys.events(life.job_id),
     ]
-    frame = queued_frame(dead.queue)
+    frame = encode_queued(dead.queue)
     what = (dead.queue, life.provider, life.model, life.created_at)
     return scripts.REVIVE.on(names, frame, UNCONFIRMED_MS, *what, acceptance, *dead.numbers, life.deadline)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 
 from producer.wire.codec import WireError
-from producer.wire.events import Frame, decode_frame
+from producer.wire.frames import Frame, decode_frame
 
 logger = logging.getLogger("chatrelay.listener")
 

@@ -10,7 +10,6 @@ of them, the last one to be refused takes the job back.
 """
 
 import secrets
-from functools import lru_cache
 from typing import Any
 
 from producer import scripts
@@ -19,7 +18,7 @@ from producer.errors import QueueFull
 from producer.intake import NewJob
 from producer.link import Link
 from producer.wire.codec import pack
-from producer.wire.events import QUEUED_ID, Queued, encode
+from producer.wire.frames import encode_queued
 from producer.wire.job import Job
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import RETENTION_MS, UNCONFIRMED_MS, UNFINISHED_MS
@@ -69,12 +68,6 @@ def new_acceptance() -> str:
     return secrets.token_hex(4)
 
 
-@lru_cache(maxsize=256)
-def queued_frame(queue: str) -> bytes:
-    """Return the frame of a job's first event."""
-    return encode(Queued(str(QUEUED_ID), queue))
-
-
 def unfinished_ms(job: Job) -> int:
     """Return how long the keys of a job live that is due at once and has not ended."""
     until_deadline = 0 if job.deadline is None else job.deadline - job.created_at
@@ -107,7 +100,7 @@ def _accept(keys: Keys, new: NewJob, acceptance: str, ttl_ms: int) -> Call:
     deadline = "" if job.deadline is None else job.deadline
     what = (job.queue, first_provider(job), job.model or "", job.created_at)
     when = (new.delay_ms, new.at_ms, deadline)
-    return scripts.ACCEPT.on(names, queued_frame(job.queue), ttl_ms, *what, acceptance, *when)
+    return scripts.ACCEPT.on(names, encode_queued(job.queue), ttl_ms, *what, acceptance, *when)
 
 
 def first_provider(job: Job) -> str:

@@ -13,7 +13,8 @@ from producer.listener import Listener
 from producer.seat import Seat
 from producer.status import number_in
 from producer.wire.codec import WireError
-from producer.wire.events import QUEUED_ID, Event, EventId, Frame, decode_frame
+from producer.wire.events import QUEUED_ID, Event, EventId
+from producer.wire.frames import Frame, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 
 PAGE = 128

@@ -122,7 +122,7 @@ def test_providers_know_http_and_the_contract_and_never_redis() -> None:
 
 
 def test_the_executor_sees_no_key_and_no_client() -> None:
-    seen = set(imports("worker.executor"))
+    seen = {name for module in ("worker.executor", "worker.conclusions") for name in imports(module)}
     assert {name for name in seen if within(name, "redis") and not within(name, "redis.exceptions")} == set()
     assert {name for name in seen if within(name, "producer.wire.keys", "producer.connection")} == set()
     assert "worker.scripts" not in seen

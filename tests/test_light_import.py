@@ -90,6 +90,7 @@ FORBIDDEN = {
         "producer.client",
         "producer.wire.job",
         "producer.wire.events",
+        "producer.wire.frames",
         "producer.connection",
     ],
 )

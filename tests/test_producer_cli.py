@@ -15,7 +15,8 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from producer.wire.events import Chunk, Done, Event, Started, Waiting, encode
+from producer.wire.events import Chunk, Done, Event, Started, Waiting
+from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from tests.support.processes import (
     PATIENCE,

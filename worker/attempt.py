@@ -4,7 +4,7 @@ import asyncio
 import time
 from itertools import islice
 
-from producer.wire.events import encode_chunk
+from producer.wire.frames import encode_chunk
 from worker.pending import Pending
 
 MAX_MERGED_BYTES = 64 * 1024

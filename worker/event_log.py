@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, NoReturn
 from producer.connection import Call
 from producer.connection.script import Prepared
 from producer.wire.codec import WireError
-from producer.wire.events import Event, encode, encode_started
+from producer.wire.events import Event
+from producer.wire.frames import encode, encode_started
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost

@@ -1,6 +1,5 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
-import logging
 import time
 from collections.abc import Sequence
 
@@ -8,34 +7,19 @@ import structlog
 from redis.exceptions import RedisError
 
 from producer.wire.codec import WireError
-from producer.wire.dead import DeadLetter, pack_errors
+from producer.wire.dead import DeadLetter
 from producer.wire.job import Job
-from producer.wire.lifetimes import UNFINISHED_MS
 from worker.asking import Asker, Question
-from worker.attempt import LeaseLost
-from worker.event_log import End, EventLog
+from worker.conclusions import Conclusions
+from worker.event_log import EventLog
 from worker.holdings import Entry
-from worker.outcome import (
-    Answered,
-    CancelAsked,
-    Failure,
-    Follow,
-    Lost,
-    Outcome,
-    PutOff,
-    TooEarly,
-    Undecodable,
-    Verb,
-    ending_of,
-    event_of,
-    fit,
-)
+from worker.outcome import CancelAsked, Failure, Follow, Lost, Outcome, PutOff, Undecodable, fit
 from worker.parking import Parking
 from worker.providers.provider import Provider
 from worker.providers.registry import NoProvider, Registry
 from worker.queue import Claim, Claimed, Queue
 from worker.retry import Backoff, Situation, decide, most_hopeful, spread, too_late
-from worker.run import Run, letter_of
+from worker.run import Run
 from worker.settings import Settings
 from worker.standing import StandingReader
 
@@ -43,7 +27,7 @@ logger = structlog.get_logger("chatrelay.executor")
 
 
 class Executor:
-    """Runs jobs. It sees verbs, events and providers, never a key or a command."""
+    """Runs jobs. It sees verbs, outcomes and providers, never a key or a command."""
 
     def __init__(
         self,
@@ -56,15 +40,12 @@ class Executor:
         settings: Settings,
     ) -> None:
         self._queue = queue
-        self._log = log
         self._asker = asker
         self._parking = parking
         self._standing = standing
         self._registry = registry
         self._settings = settings
-        self._retention_ms = int(settings.retention * 1000)
-        # An application's own kind of logger may not say.
-        self._tells_all = getattr(logger.bind(), "is_enabled_for", lambda _: True)(logging.INFO)
+        self._conclusions = Conclusions(queue, log, settings.retention)
         self._backoff = Backoff(settings.backoff, settings.longest_backoff)
 
     async def execute(self, entry: Entry) -> Outcome:
@@ -91,14 +72,14 @@ class Executor:
         claimed = await self._queue.claim(entry, claim)
         parked = await self._parking.answers(asked)
         if not isinstance(claimed, Claimed):
-            return await self._conclude(entry, claimed)
+            return await self._conclusions.conclude(entry, claimed)
         run = Run(entry, job, claimed)
         try:
             outcome = await self._outcome(run, providers, parked)
         except RedisError as error:
             # It may be about a provider's keys, or one of the job's: its end may be written all the same.
             outcome = Failure("redis_refused", f"redis refused: {error}", Follow.BURY)
-        return await self._conclude(entry, outcome, run)
+        return await self._conclusions.conclude(entry, outcome, run)
 
     async def _outcome(
         self, run: Run, providers: Sequence[Provider] | Failure, parked: dict[str, int]
@@ -118,12 +99,12 @@ class Executor:
         job_id = Job.id_in(entry.body)
         outcome = Undecodable(reason)
         if job_id is None:
-            return await self._conclude(entry, outcome)
+            return await self._conclusions.conclude(entry, outcome)
         claimed = await self._queue.claim(entry, Claim(job_id, created_at=_now_ms()))
         if not isinstance(claimed, Claimed):
-            return await self._conclude(entry, claimed if isinstance(claimed, Lost) else outcome)
+            return await self._conclusions.conclude(entry, claimed if isinstance(claimed, Lost) else outcome)
         no_job = Job.model_construct(id=job_id)
-        return await self._conclude(entry, outcome, Run(entry, no_job, claimed))
+        return await self._conclusions.conclude(entry, outcome, Run(entry, no_job, claimed))
 
     async def _give_up(self, entry: Entry, error: RedisError) -> Outcome:
         """Bury what Redis refuses to work on, such as a job under whose key something else stands."""
@@ -200,7 +181,7 @@ class Executor:
 
     async def _begin_again(self, run: Run, provider: Provider) -> Outcome | None:
         """End the attempt, uncounted, and begin the next one in its place; or return why not."""
-        ended = await self._finish(run, PutOff(run.attempt.now_ms(), "retry", counts=False))
+        ended = await self._conclusions.finish(run, PutOff(run.attempt.now_ms(), "retry", counts=False))
         if not isinstance(ended, PutOff):
             return ended
         claim = self._claim_of(run.job, provider)._replace(after=run.attempt.id)
@@ -231,73 +212,6 @@ class Executor:
             return decide(failure, situation, until)
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
-
-    # -- afterwards ----------------------------------------------------------------------------------------
-
-    async def _conclude(self, entry: Entry, outcome: Outcome, run: Run | None = None) -> Outcome:
-        if run is not None and not run.finished and ending_of(outcome).status is not None:
-            outcome = await self._finish(run, outcome)
-        await self._do(entry, outcome, run)
-        self._tell(entry, outcome, run)
-        return outcome
-
-    async def _finish(self, run: Run, outcome: Outcome) -> Outcome:
-        """Write the attempt's end, and return how it did end: a cancel that was promised meanwhile wins."""
-        event_id = run.attempt.next_id()  # one id, whatever the end turns out to be
-        run.finished = True
-        try:
-            try:
-                reason = await self._write_end(run, event_id, outcome)
-            except WireError as error:
-                outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
-                reason = await self._write_end(run, event_id, outcome)
-            if reason is not None:
-                outcome = CancelAsked(reason)
-                await self._write_end(run, event_id, outcome)
-        except LeaseLost:
-            return Lost()
-        return outcome
-
-    async def _write_end(self, run: Run, event_id: str, outcome: Outcome) -> str | None:
-        ending, attempt = ending_of(outcome), run.attempt
-        assert ending.status is not None, "only outcomes that write an event come here"
-        event = event_of(outcome, event_id, attempts=run.attempts, now_ms=attempt.now_ms())
-        due_ms = outcome.until_ms if isinstance(outcome, PutOff) else None
-        errors = b"" if event.terminal or not run.errors else pack_errors(run.errors)
-        dead = letter_of(run.entry, outcome, run).summary() if ending.verb is Verb.BURY else b""
-        ttl_ms = self._retention_ms if event.terminal else UNFINISHED_MS
-        end = End(event, ending.status, ttl_ms, ending.counts, due_ms, errors, dead)
-        return await self._log.finish(attempt, end)
-
-    async def _do(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
-        match ending_of(outcome).verb, outcome:
-            case Verb.SETTLE, _:
-                self._queue.settle(entry)
-            case Verb.RELEASE, _:
-                await self._queue.release(entry)
-            case Verb.DEFER, PutOff(until_ms=due_ms) | TooEarly(due_ms=due_ms):
-                await self._queue.defer(entry, due_ms)
-            case Verb.BURY, _:
-                await self._queue.bury(entry, letter_of(entry, outcome, run))
-            case _:
-                self._queue.forget(entry)
-
-    def _tell(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
-        # Most are like this, and to ask the logger takes longer.
-        if not self._tells_all and isinstance(outcome, Answered):
-            return
-        where = {"job": run.job.id if run else None, "queue": entry.queue, "entry": entry.id}
-        match outcome:
-            case Failure(code, message, follow):
-                logger.warning("job failed", **where, code=code, message=message, follow=follow.value)
-            case PutOff(until_ms, reason, _, Failure(code, message)):
-                logger.warning(
-                    "job put off", **where, reason=reason, until=until_ms, code=code, message=message
-                )
-            case Undecodable(reason):
-                logger.warning("an entry that is no job was buried", **where, reason=reason)
-            case _:
-                logger.info("job ended", **where, outcome=type(outcome).__name__)
 
 
 def _now_ms() -> int:

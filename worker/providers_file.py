@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from producer.wire.job import Seconds, explain
+from producer.wire.job import explain
+from producer.wire.job_fields import Seconds
 from producer.wire.keys import is_name
 from worker.providers.continuation import Continuation
 from worker.providers.kinds import KINDS, load_class, parameters_of, takes

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import secrets
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
@@ -16,7 +15,7 @@ import structlog
 from producer.connection import Call
 from producer.wire.codec import pack
 from producer.wire.dead import AttemptError, DeadLetter, unpack_errors
-from producer.wire.events import QUEUED_ID, Queued, encode
+from producer.wire.frames import encode_queued
 from producer.wire.job import Job
 from producer.wire.keys import GROUP, NOBODY, Keys
 from producer.wire.lifetimes import UNFINISHED_MS
@@ -76,11 +75,6 @@ class Claimed(NamedTuple):
 NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 
 
-@lru_cache(maxsize=256)
-def _queued_frame(queue: str) -> bytes:
-    return encode(Queued(str(QUEUED_ID), queue))
-
-
 class Queue:
     """The queues that this worker serves."""
 
@@ -131,7 +125,7 @@ class Queue:
         keys, job_id = self._keys, claim.job_id
         names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id)]
         what = (entry.id, entry.deliveries, claim.turn, self._worker, _UNFINISHED, entry.queue)
-        queued = _queued_frame(entry.queue)
+        queued = encode_queued(entry.queue)
         asked = (claim.provider, claim.model, token, self._retention)
         after = "" if claim.after is None else claim.after
         return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after, claim.gone)

@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 
 from producer.connection import bounded
 from producer.wire.codec import WireError
-from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall, decode_frame
+from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall
+from producer.wire.frames import decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 from worker.refusals import is_refusal
 

@@ -2,27 +2,23 @@
 
 There is no timer and no delay: an idle worker writes at once, a busy one has more to write at the end of each step.
 When the connection breaks, all that has no reply is sent again, in the same order; so everything sent here must bear
-being said twice.
-
-A server that syncs its file once a second, or a replica that takes over, may come back without what it acknowledged
-last. So what was acknowledged lately is remembered, and said again to a server that is not the one from before.
+being said twice. `worker.reminder` deals with a server that comes back without what it acknowledged last.
 """
 
 import asyncio
 import random
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from producer.connection import Call, Line, ScriptRunner
 from worker.pending import Asked, Pending
-from worker.recent_calls import RecentCalls
 from worker.refusals import is_passing
+from worker.reminder import Reminder
 
 logger = structlog.get_logger("chatrelay.writer")
 
@@ -40,14 +36,15 @@ class Writer:
     """The one way by which a worker changes anything in Redis.
 
     ``line`` is its own. ``timeout``: seconds without a word from Redis after which what is on its way counts as lost,
-    and is sent again.
+    and is sent again. ``scripts``: what runs calls over the line, if it is not to be an ordinary one.
     """
 
-    def __init__(self, line: Line, timeout: float) -> None:
+    def __init__(self, line: Line, timeout: float, scripts: ScriptRunner | None = None) -> None:
         self.loop = asyncio.get_running_loop()  # kept: to ask for it takes a system call (Python 3.11)
         self._line = line
         self._timeout = timeout
-        self._scripts = ScriptRunner(line)
+        self._scripts = scripts or ScriptRunner(line)
+        self._reminder = Reminder(line, self._scripts)
         self._waiting: list[Pending] = []
         self._said: deque[Pending] = deque()
         self._said_bytes = 0
@@ -58,11 +55,6 @@ class Writer:
         """There while calls go out as they come; done when they cannot go on so."""
         self._is_due = False
         self._pause = _FIRST_PAUSE
-        self._acknowledged: list[Call] = []
-        """Calls that are about to be remembered."""
-        self._recent = RecentCalls()
-        self._server: str | None = None
-        self._has_met_server = False
         self._is_careful = False
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
@@ -85,7 +77,7 @@ class Writer:
 
     def remember(self, call: Call) -> None:
         """Say ``call`` to a server that forgot what it acknowledged just now."""
-        self._acknowledged.append(call)
+        self._reminder.note(call)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -93,7 +85,7 @@ class Writer:
             await self._work.wait()
             try:
                 async with asyncio.timeout(self._timeout):
-                    await self._meet_server()
+                    await self._reminder.meet_server()
                 await self._let_flow()
             except (
                 RedisError,
@@ -182,41 +174,6 @@ class Writer:
         if self._waiting:
             self._work.set()
 
-    async def _meet_server(self) -> None:
-        """If the connection is a new one, see that the server at its other end knows all that it should."""
-        if self._has_met_server and self._line.is_open:
-            return
-        self._has_met_server = False
-        await self._line.open()
-        server = await self._name_of_server()
-        # One that does not say who it is may always be another one.
-        if self._server is not None and (server != self._server or not server):
-            await self._say_again()
-        self._server, self._has_met_server = server, True
-
-    async def _name_of_server(self) -> str:
-        """Return what tells this server's process from any other; nothing, where it does not say."""
-        if self._server == "":
-            return ""
-        try:
-            info: bytes = await self._line.ask("INFO", "server")
-        except ResponseError:  # an access list may forbid it
-            self._line.close()  # fakeredis hangs up after an error
-            await self._line.open()
-            return ""
-        lines = info.decode(errors="replace").splitlines()
-        return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
-
-    async def _say_again(self) -> None:
-        self._note_acknowledged(time.monotonic())
-        scripts, calls = self._recent.scripts(), self._recent.calls()
-        logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
-        self._scripts.forget()
-        for start in range(0, len(calls), MAX_CALLS):
-            results = await self._scripts.run_packed(scripts, calls[start : start + MAX_CALLS])
-            for refused in filter(is_passing, results):
-                raise refused  # it cannot take them yet: nothing else may come before them
-
     # -- the line calls these --------------------------------------------------------------------------------
 
     def heard(self, results: Sequence[Any]) -> None:
@@ -247,7 +204,7 @@ class Writer:
             self._said_bytes -= len(pending.call.packed)
             if not isinstance(result, RedisError):
                 if pending.remembered and _had_effect(result):
-                    self._acknowledged.append(pending.call)
+                    self._reminder.note(pending.call)
                 pending.is_suspect = False
             elif isinstance(result, NoScriptError) and self._scripts.refusal is None:
                 self._unknown.append(pending)
@@ -259,16 +216,9 @@ class Writer:
                 refused.append(pending)
                 continue
             pending.tell(result)
-        now = time.monotonic()
-        self._note_acknowledged(now)
-        # Only here, where the server is heard of: it may have lost the moments before that, and no others.
-        self._recent.forget_the_old(now)
+        self._reminder.server_was_heard_of()
         if refused:
             self._write_later(refused)
-
-    def _note_acknowledged(self, now: float) -> None:
-        calls, self._acknowledged = self._acknowledged, []
-        self._recent.add(calls, now)
 
     def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.

@@ -1,154 +1,39 @@
 """What is asked: the job, its bounds, and its bytes."""
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetPydanticSchema,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
-from pydantic_core import ErrorDetails, core_schema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from producer.wire.codec import (
     SHARED_PACKER,
     UnknownVersion,
     WireError,
     check_plain,
-    is_plain_map,
     pack,
     unpack_map,
     unpack_short,
 )
-from producer.wire.keys import MAX_NAME_CHARS, NAME_PATTERN, is_name
+from producer.wire.job_fields import (
+    FRESH,
+    FROM_WIRE,
+    Messages,
+    Milliseconds,
+    Name,
+    PlainMap,
+    Provider,
+    Timeouts,
+    holds_texts,
+)
+from producer.wire.keys import MAX_NAME_CHARS, is_name
 
 VERSION: Final = 1
 MAX_JOB_BYTES = 4 * 1024 * 1024
 """The largest job on the stream."""
-MAX_MESSAGES = 10_000
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
 DEFAULT_MAX_ATTEMPTS = 3
 
 _MANY_CHARS = 64 * 1024
 """For a job with more than these, a packer of its own costs nothing that would count."""
-
-_FROM_WIRE = object()
-"""As the context of a validation: the values were unpacked, and are known to be plain."""
-
-_FRESH = object()
-"""As the context: the values were unpacked, and not looked into. Where that is not enough, the job is read again."""
-
-
-def _check_inside(value: dict[str, Any], context: object, *, above: int) -> None:
-    if context is _FRESH:
-        if not is_plain_map(value, above=above):
-            raise ValueError("it is to be looked into with the whole job")
-    elif context is not _FROM_WIRE:
-        check_plain(value)  # a WireError is a ValueError, which pydantic reports with the field's name
-
-
-def _check_plain_map(value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    _check_inside(value, info.context, above=1)
-    return value
-
-
-def _check_messages(messages: Any, check_each: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """Pass messages that hold a text and no more, as most do, in one call for all."""
-    if not _are_bare(messages):
-        return check_each(messages)
-    if info.context is not None:
-        return messages  # nobody else has what was unpacked
-    is_plain = all(map(_holds_ascii, messages))
-    return [message.copy() for message in messages] if is_plain else check_each(messages)
-
-
-def _are_bare(messages: Any) -> bool:
-    if type(messages) is not list or not 0 < len(messages) <= MAX_MESSAGES:
-        return False
-    for message in messages:
-        if type(message) is not dict or len(message) != 2:
-            return False
-        if type(message.get("content")) is not str or message.get("role") not in ROLES:
-            return False
-    return True
-
-
-def _holds_texts(message: dict[str, Any]) -> bool:
-    for value in message.values():  # noqa: SIM110 - all() would make a generator for each message
-        if type(value) is not str:
-            return False
-    return True
-
-
-def _holds_ascii(message: dict[str, Any]) -> bool:
-    for key, value in message.items():
-        if type(key) is not str or type(value) is not str or not value.isascii():
-            return False
-    return True
-
-
-def _check_message(message: Any, info: ValidationInfo) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise ValueError(f"a map with role and content is expected, this is {type(message).__name__}")
-    role, content = message.get("role"), message.get("content")
-    if "role" not in message:
-        raise ValueError("role is missing")
-    if role not in ROLES:
-        raise ValueError(f"role {str(role)[:50]!r} is unknown: it is one of {', '.join(ROLES)}")
-    calls_tools = role == "assistant" and ("tool_calls" in message or "function_call" in message)
-    if not (_is_content(content) or (calls_tools and content is None)):
-        raise ValueError("content must be text, or a list of parts that are maps with a type")
-    plain = cast(dict[str, Any], message)
-    _check_inside(plain, info.context, above=2)
-    return plain if info.context is not None else dict(plain)
-
-
-def _is_content(content: Any) -> bool:
-    if isinstance(content, str):
-        return True
-    return isinstance(content, Sequence) and all(
-        isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in content
-    )
-
-
-# In pydantic's regex, $ is the end and nothing else.
-Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-Provider = Annotated[
-    Name | Annotated[list[Name], Field(min_length=1)],
-    Field(union_mode="left_to_right"),
-    GetPydanticSchema(
-        # instead of an error for each of the two; `explain` tells which name is none
-        lambda source, schema_of: core_schema.custom_error_schema(
-            schema_of(source),
-            custom_error_type="provider",
-            custom_error_message="a provider's name, or a list of names to fall back along, is expected",
-        )
-    ),
-]
-PlainMap = Annotated[dict[str, Any], AfterValidator(_check_plain_map)]
-Message = Annotated[dict[str, Any], BeforeValidator(_check_message)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
-
-
-class Timeouts(BaseModel):
-    """How long an attempt may take, in seconds; what is absent is the provider's setting."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    connect: Seconds | None = None
-    first_chunk: Seconds | None = None
-    between_chunks: Seconds | None = None
-    total: Seconds | None = None
-
 
 _NO_TIMEOUTS = Timeouts()
 
@@ -161,9 +46,7 @@ class Job(BaseModel):
     v: Literal[1] = VERSION
     id: Name
     queue: Name
-    messages: Annotated[
-        list[Message], Field(min_length=1, max_length=MAX_MESSAGES), WrapValidator(_check_messages)
-    ]
+    messages: Messages
     created_at: Milliseconds
     provider: Provider | None = None
     """A name, a list to fall back along, or absent: the first working provider that serves ``model``."""
@@ -202,7 +85,7 @@ class Job(BaseModel):
     def _deep(self) -> dict[str, Any]:
         """Return what goes deeper than the texts of messages, at its levels in the job: most jobs hold nothing such."""
         deep: dict[str, Any] = {}
-        if messages := [message for message in self.messages if not _holds_texts(message)]:
+        if messages := [message for message in self.messages if not holds_texts(message)]:
             deep["messages"] = messages
         if self.options:
             deep["options"] = self.options
@@ -241,7 +124,7 @@ class Job(BaseModel):
         body = unpack_short(data)
         if body is not None and type(body.get("v")) is int and _FIELDS.issuperset(body):
             try:
-                job: Self = cls.__pydantic_validator__.validate_python(body, context=_FRESH)
+                job: Self = cls.__pydantic_validator__.validate_python(body, context=FRESH)
             except ValidationError:
                 pass  # the long way says why, or that nothing is wrong
             else:
@@ -264,7 +147,7 @@ class Job(BaseModel):
         if isinstance(timeouts, dict):
             known["timeouts"] = _known_of(timeouts, Timeouts)
         try:
-            return cls.model_validate(known, context=_FROM_WIRE)
+            return cls.model_validate(known, context=FROM_WIRE)
         except ValidationError as error:
             raise WireError(explain(error)) from error
 

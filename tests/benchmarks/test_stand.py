@@ -6,7 +6,8 @@ from benchmarks.delays import Delays
 from benchmarks.plan import Plan, stamped
 from benchmarks.stand import NotExact, check_log
 from benchmarks.tap import Tap
-from producer.wire.events import Chunk, Done, Event, Failed, Queued, Started, Waiting, encode
+from producer.wire.events import Chunk, Done, Event, Failed, Queued, Started, Waiting
+from producer.wire.frames import encode
 
 MS = 1_000_000
 

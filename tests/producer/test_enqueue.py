@@ -22,7 +22,8 @@ from producer import (
 from producer.connection import Call
 from producer.intake import new_job
 from producer.submission import _accept, submit, withdraw
-from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES, Job
+from producer.wire.job import MAX_JOB_BYTES, Job
+from producer.wire.job_fields import MAX_MESSAGES
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS, UNFINISHED_MS
 from tests.conftest import StartWorker, on_real_servers

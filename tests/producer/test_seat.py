@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from producer.seat import MAX_FRAMES_WAITING, Room, Seat
-from producer.wire.events import Chunk, Event, Frame, Started, encode
+from producer.wire.events import Chunk, Event, Started
+from producer.wire.frames import Frame, encode
 from tests.support.facts import until
 
 LONG = 60.0  # seconds that no test takes

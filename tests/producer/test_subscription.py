@@ -27,7 +27,7 @@ from producer import (
 from producer.connection import Line
 from producer.seat import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
 from producer.subscription import PAGE
-from producer.wire.events import Frame
+from producer.wire.frames import Frame
 from producer.wire.keys import Keys
 from tests.conftest import on_real_servers
 from tests.support.scribe import Scribe

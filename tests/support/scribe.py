@@ -2,7 +2,8 @@
 
 from redis.asyncio import Redis
 
-from producer.wire.events import Event, decode_frame, encode
+from producer.wire.events import Event
+from producer.wire.frames import decode_frame, encode
 from producer.wire.keys import Keys
 
 

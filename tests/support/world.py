@@ -7,7 +7,8 @@ from typing import Any
 
 import redis as sync_redis
 
-from producer.wire.events import QUEUED_ID, Event, EventId, Queued, Waiting, decode_frame
+from producer.wire.events import QUEUED_ID, Event, EventId, Queued, Waiting
+from producer.wire.frames import decode_frame
 from producer.wire.job import Job
 from producer.wire.keys import GROUP, Keys
 from producer.wire.lifetimes import UNCONFIRMED_MS

@@ -14,6 +14,7 @@ from producer.wire.events import (
     Chunk,
     Done,
     Event,
+    EventId,
     Failed,
     Queued,
     Reasoning,
@@ -22,9 +23,9 @@ from producer.wire.events import (
     Unknown,
     Usage,
     Waiting,
-    encode,
 )
-from producer.wire.job import ROLES
+from producer.wire.frames import encode
+from producer.wire.job_fields import ROLES
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ plain = st.recursive(
     max_leaves=12,
 )
 plain_maps = st.dictionaries(text, plain, max_size=4)
+event_ids = st.builds(EventId, st.integers(0, 10**19 - 1), st.integers(0, 10**19 - 1))
 
 # -- jobs ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.wire import codec, dead, events, job, keys, lifetimes
+from producer.wire import codec, dead, events, frames, job, job_fields, keys, lifetimes
 from tests.wire.vectors import load
 from worker.providers.errors import ProviderError
 from worker.retry import FOLLOWS
@@ -79,7 +79,7 @@ def test_every_event_and_each_of_its_fields_is_in_the_table(case: dict[str, list
     ("number", "unit"),
     [
         (job.MAX_JOB_BYTES, "bytes"),
-        (events.MAX_FRAME_BYTES, "bytes"),
+        (frames.MAX_FRAME_BYTES, "bytes"),
         (events.MAX_TEXT_CHARS, "characters"),
         (codec.MAX_ITEMS, "items"),
         (codec.MAX_DEPTH, "levels"),
@@ -93,8 +93,8 @@ def test_every_limit_is_the_codes_own(number: int, unit: str) -> None:
 
 
 def test_every_role_and_every_choice_is_named() -> None:
-    assert all(f"`{role}`" in PAGE for role in job.ROLES)
-    assert f"1 to {job.MAX_MESSAGES:,}" in PAGE
+    assert all(f"`{role}`" in PAGE for role in job_fields.ROLES)
+    assert f"1 to {job_fields.MAX_MESSAGES:,}" in PAGE
     assert f"1 to {keys.MAX_NAME_CHARS} of the characters" in PAGE
     assert f"`{keys.GROUP}`" in PAGE
     assert f"one field `{keys.JOB_FIELD}`" in PAGE

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from producer.wire import job as job_module
+from producer.wire import job_fields
 from producer.wire.codec import MAX_DEPTH, MAX_ITEMS, UnknownVersion, WireError, pack
-from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, MAX_MESSAGES, ROLES, Job, Timeouts, explain
+from producer.wire.job import DEFAULT_MAX_ATTEMPTS, MAX_JOB_BYTES, Job, explain
+from producer.wire.job_fields import MAX_MESSAGES, ROLES, Timeouts
 from producer.wire.keys import is_name
 from tests.wire.strategies import (
     anything,
@@ -143,7 +144,7 @@ odd_messages = st.lists(
 @settings(max_examples=500, deadline=timedelta(seconds=5))
 def test_messages_are_judged_together_as_they_are_one_by_one(given_: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "_are_bare", lambda _: False)
+        patch.setattr(job_fields, "_are_bare", lambda _: False)
         one_by_one = outcome(lambda given_: job(messages=given_), given_)
     assert outcome(lambda given_: job(messages=given_), given_) == one_by_one
 

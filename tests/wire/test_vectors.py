@@ -5,7 +5,7 @@ import re
 import pytest
 
 from producer.wire.codec import WireError, pack, unpack_map
-from producer.wire.events import decode_frame, encode
+from producer.wire.frames import decode_frame, encode
 from producer.wire.job import Job
 from producer.wire.keys import Keys, is_name
 from tests.wire.vectors import Case, each, load

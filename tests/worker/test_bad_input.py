@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from producer import Event, Failed, InvalidJob, JobFailed, JobNotFound, Producer, Queued, Started
-from producer.wire.job import MAX_JOB_BYTES, MAX_MESSAGES
+from producer.wire.job import MAX_JOB_BYTES
+from producer.wire.job_fields import MAX_MESSAGES
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.providers.upstream import (

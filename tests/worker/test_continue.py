@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import AnswerRestarted, Producer
-from producer.wire.events import decode_frame
+from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival

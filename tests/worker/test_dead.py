@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from producer import JobFailed, Producer, Retry
 from producer.wire.dead import DeadLetter
-from producer.wire.events import EventId, decode_frame
+from producer.wire.events import EventId
+from producer.wire.frames import decode_frame
 from producer.wire.job import Job
 from producer.wire.keys import FRAME_FIELD, JOB_FIELD, Keys
 from tests.conftest import StartWorker

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from producer import Cancelled, Chunk, Done, Producer, Started
 from producer.connection import Call
-from producer.wire.events import MAX_TEXT_CHARS, decode_frame
+from producer.wire.events import MAX_TEXT_CHARS
+from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
 from producer.wire.codec import WireError
-from producer.wire.events import encode
+from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from tests.conftest import on_real_servers
 from tests.support.scribe import Scribe

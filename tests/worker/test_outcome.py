@@ -4,7 +4,8 @@ import typing
 
 import pytest
 
-from producer.wire.events import Cancelled, Done, Event, Failed, Waiting, decode_frame, encode
+from producer.wire.events import Cancelled, Done, Event, Failed, Waiting
+from producer.wire.frames import decode_frame, encode
 from worker.outcome import (
     Answered,
     CancelAsked,

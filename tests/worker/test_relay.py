@@ -7,15 +7,8 @@ from typing import Any
 
 import pytest
 
-from producer.wire.events import (
-    MAX_TEXT_CHARS,
-    Chunk,
-    Event,
-    Reasoning,
-    ToolCall,
-    Usage,
-    decode_frame,
-)
+from producer.wire.events import MAX_TEXT_CHARS, Chunk, Event, Reasoning, ToolCall, Usage
+from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
 from worker.attempt import Attempt, LeaseLost
 from worker.clock import Clocks

@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 from producer.intake import DEFAULT_QUEUE
 from producer.wire.codec import WireError
 from producer.wire.dead import DeadLetter
-from producer.wire.events import Event, decode_frame
+from producer.wire.events import Event
+from producer.wire.frames import decode_frame
 from producer.wire.keys import FRAME_FIELD, GROUP, Keys
 from worker.verify.facts import Leftovers
 from worker.verify.fleet import PROVIDER

@@ -24,5 +24,5 @@ def line() -> FakeLine:
 async def writer(peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writer]:
     monkeypatch.setattr(writer_module, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(writer_module, "_LONGEST_PAUSE", 0.0)
-    async with running(Writer(line, 60), peer) as writer:  # type: ignore[arg-type]
+    async with running(line, peer, 60) as writer:
         yield writer

@@ -104,8 +104,8 @@ def command_of(packed: bytes) -> list[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def running(writer: Writer, peer: Peer) -> AsyncIterator[Writer]:
-    writer._scripts = peer  # type: ignore[assignment]
+async def running(line: FakeLine, peer: Peer, timeout: float) -> AsyncIterator[Writer]:
+    writer = Writer(line, timeout, peer)  # type: ignore[arg-type]
     run = asyncio.create_task(writer.run())
     yield writer
     assert not run.done(), "the writer broke"

@@ -10,7 +10,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker import writer as writer_module
+from worker import reminder as reminder_module
 from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
 from worker.writer import Writer
 
@@ -38,7 +38,7 @@ async def test_what_a_server_may_have_lost_is_counted_from_when_it_was_last_hear
     """However long it was away, and however often it cannot be told yet."""
     away = 0.0
     clock = time.monotonic
-    monkeypatch.setattr(writer_module.time, "monotonic", lambda: clock() + away)
+    monkeypatch.setattr(reminder_module.time, "monotonic", lambda: clock() + away)
     await written(writer, peer, "a", "b")
     writer.remember(call("c"))
     line.run_id = "two"

@@ -91,7 +91,7 @@ async def test_a_connection_that_breaks_again_and_again_is_borne(writer: Writer,
 async def test_what_is_not_answered_in_time_is_sent_again_over_another_connection(
     line: FakeLine, peer: Peer
 ) -> None:
-    async with running(Writer(line, 0.05), peer) as writer:  # type: ignore[arg-type]
+    async with running(line, peer, 0.05) as writer:
         only = writer.submit(call("a"))
         assert await peer.pipelines.get() == ["a"]
         line.waits_since = asyncio.get_running_loop().time()
@@ -117,8 +117,7 @@ class Broken(Pending):
 
 @pytest.mark.parametrize("broken", [Broken(None), Broken(call("a"))])
 async def test_a_bug_ends_the_writer_and_is_not_hidden(line: FakeLine, peer: Peer, broken: Pending) -> None:
-    writer = Writer(line, 60)  # type: ignore[arg-type]
-    writer._scripts = peer  # type: ignore[assignment]
+    writer = Writer(line, 60, peer)  # type: ignore[arg-type]
     writer.add(broken)
     peer.replies.put_nowait({})
     with pytest.raises(ZeroDivisionError):
