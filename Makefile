@@ -31,7 +31,7 @@ format: $(READY) ## let ruff put the code in order
 demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
 	$(BIN)/python -m demo
 
-bench: $(PLOTS) peers ## all benchmarks, an hour or so on a quiet machine; leaves benchmarks/results and docs/performance.md
+bench: $(PLOTS) peers ## all benchmarks, an hour and a half on a quiet machine; leaves benchmarks/results and docs/performance.md
 	$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
 
 bench-quick: $(READY) peers ## a look at the benchmarks in a few minutes; its results go to a temporary folder
