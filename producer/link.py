@@ -14,7 +14,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Arg, Call, Line, ScriptRunner, Url, connect
+from producer.connection import Arg, Call, Deadlines, Line, ScriptRunner, Url, connect
 from producer.connection.line import pack
 from producer.errors import Unavailable
 
@@ -41,6 +41,7 @@ class Link:
         self._redis = connect(url, connect_timeout=timeout)
         self._line = Line(url, timeout)
         self._scripts = ScriptRunner(self._line)
+        self._deadlines = Deadlines(timeout)
         # Pages of logs are large: neither a cancel nor a new job is to wait behind them.
         self._reading_line = Line(url, timeout)
         self._turns = asyncio.Semaphore(_READS_AT_ONCE)
@@ -60,15 +61,32 @@ class Link:
         Raises:
             Unavailable: not reachable within the timeout, or a script was refused.
         """
-        again = False
+        self._check_open()
+        if not self._line.is_open or self._line.silence > self.timeout:
+            return await self._run_patiently(calls, again=False)
+        # Nearly all go through at once, and what may have to be done otherwise costs more than to send them.
+        results = self._scripts.send(calls(False))
+        give_up_at = self._deadlines.watch(results)
+        try:
+            if _all_well(await results):
+                return results.result()
+        except TimeoutError as error:
+            raise self._too_late(error, self._line) from error
+        except RedisConnectionError as error:
+            if self.closed:
+                raise Unavailable("this Producer was closed") from error
+        return await self._run_patiently(calls, again=True, give_up_at=give_up_at)
 
+    async def _run_patiently(
+        self, calls: Callable[[bool], Sequence[Call]], *, again: bool, give_up_at: float | None = None
+    ) -> list[Any]:
         async def run() -> list[Any]:
             nonlocal again
             await self._open(self._line)
             said, again = calls(again), True
             return _not_passing(await self._scripts.run(said))
 
-        return self._accepted(await self._patiently(run, self._line))
+        return self._accepted(await self._patiently(run, self._line, give_up_at))
 
     async def read(self, *commands: Sequence[Arg]) -> list[Any]:
         """Send commands in one round trip, which other callers may share; return the replies as the server has them.
@@ -108,13 +126,19 @@ class Link:
         """
         return await self._patiently(lambda: command(self._redis))
 
-    async def _patiently(self, command: Callable[[], Awaitable[T]], line: Line | None = None) -> T:
-        """Await ``command()``, again and again where that can help. ``line``: what it goes over, if over any."""
-        if self.closed:
-            raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
+    async def _patiently(
+        self, command: Callable[[], Awaitable[T]], line: Line | None = None, give_up_at: float | None = None
+    ) -> T:
+        """Await ``command()``, again and again where that can help.
+
+        ``line``: what it goes over, if over any. ``give_up_at``: by the loop's clock; None for the timeout from now.
+        """
+        self._check_open()
         last: Exception | None = None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with (
+                asyncio.timeout(self.timeout) if give_up_at is None else asyncio.timeout_at(give_up_at)
+            ):
                 pause = _FIRST_PAUSE
                 while True:
                     try:
@@ -128,10 +152,8 @@ class Link:
                         raise Unavailable("this Producer was closed") from last
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError as error:
-            if line is not None and line.silence > self.timeout / 2:
-                line.close()  # it would keep others waiting, too
             why = last or error
-            raise Unavailable(self._says(why), passing=True) from why
+            raise self._too_late(why, line) from why
         except RedisError as error:
             raise self._refused(error) from error
 
@@ -142,12 +164,28 @@ class Link:
         self._reading_line.close()
         await self._redis.aclose()
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
+
+    def _too_late(self, why: Exception, line: Line | None) -> Unavailable:
+        if line is not None and line.silence > self.timeout / 2:
+            line.close()  # it would keep others waiting, too
+        return Unavailable(self._says(why), passing=True)
+
     def _refused(self, error: RedisError) -> Unavailable:
         return Unavailable(self._says(error))
 
     def _says(self, error: Exception) -> str:
         why = str(error).strip() or f"no reply within {self.timeout:g} s"
         return f"Redis at {self.url} cannot serve: {why}"
+
+
+def _all_well(replies: list[Any]) -> bool:
+    for reply in replies:  # noqa: SIM110 - all() would make a generator for each call
+        if isinstance(reply, RedisError):
+            return False
+    return True
 
 
 def _not_passing(replies: list[Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Lua scripts as calls: loaded when the server does not know them, pipelined where there are several."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,16 +109,25 @@ class ScriptRunner:
             redis.exceptions.RedisError: the connection broke, or a script could not be loaded; some of the calls may
                 have been carried out.
         """
-        results = await self._send(calls)
+        results = await self.send(calls)
         unknown = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:
             self.forget()
-            again = await self._send([calls[index] for index in unknown])
+            again = await self.send([calls[index] for index in unknown])
             for index, result in zip(unknown, again, strict=True):
                 if isinstance(result, NoScriptError) and self.refusal is not None:
                     raise self.refusal
                 results[index] = result
         return results
+
+    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Any]]":
+        """Send all at once; the future becomes the results as they come, a `NoScriptError` among them or not.
+
+        Future raises:
+            redis.exceptions.ConnectionError: they are lost; some of the calls may have been carried out.
+        """
+        self._load({call.script for call in calls})
+        return self._line.send([call.packed for call in calls])
 
     def say(self, calls: Sequence[Call], listener: Listener) -> None:
         """Send all at once; ``listener`` hears the results, and is left to deal with a `NoScriptError`."""
@@ -129,10 +139,6 @@ class ScriptRunner:
         """Run calls of these scripts that were packed before, as `run` does; none of them is said twice."""
         self._load(scripts)
         return await self._line.send(calls)
-
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
-        self._load({call.script for call in calls})
-        return await self._line.send([call.packed for call in calls])
 
     def _load(self, scripts: set[Script]) -> None:
         if scripts <= self._loaded:

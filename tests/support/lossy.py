@@ -1,6 +1,7 @@
 """A network that loses replies: what was sent has been carried out, and nobody was told."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -16,8 +17,14 @@ class LosesReplies:
         self._lost = lost
         self._count = 0
 
+    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Any]]":
+        return asyncio.ensure_future(self._results(self._runner.send(calls)))
+
     async def run(self, calls: Sequence[Call]) -> list[Any]:
-        results = await self._runner.run(calls)
+        return await self._results(self._runner.run(calls))
+
+    async def _results(self, coming: Awaitable[list[Any]]) -> list[Any]:
+        results = await coming
         self._count += 1
         if self._count in self._lost:
             raise RedisConnectionError("the reply was lost")
