@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import link as link_module
-from producer.connection import Url
+from producer.connection import Call, Deadlines, Script, Url
 from producer.errors import Unavailable
 from producer.link import Link
 from producer.seat import Seat
@@ -17,6 +17,7 @@ from producer.wire.keys import Keys
 from tests.support.peer import command_from, peer
 
 PONG = b"+PONG\r\n"
+CALL = Script("return 1", "its-sha").on(["key"])
 
 
 @contextlib.asynccontextmanager
@@ -28,6 +29,69 @@ async def link_to(url: Url, timeout: float) -> AsyncIterator[Link]:
 
 async def ping(link: Link) -> list[object]:
     return await link.read(("PING",))
+
+
+async def serve_calls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int) -> None:
+    """Load scripts, and answer so many of their calls; take no notice of what is asked then."""
+    while count and (command := await command_from(reader)):
+        is_call = command[0] == b"EVALSHA"
+        writer.write(b":1\r\n" if is_call else b"+its-sha\r\n")
+        count -= is_call
+    await command_from(reader)
+
+
+async def test_a_call_over_a_connection_that_fell_silent_is_given_up_and_the_next_one_has_another() -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await serve_calls(reader, writer, connections)
+        await reader.read()  # for ever, without an answer
+
+    async with peer(answer) as url, link_to(url, 0.2) as link:
+        assert await link.run(CALL) == [1]
+        with pytest.raises(Unavailable, match=r"no reply within 0\.2 s") as raised:
+            await link.run(CALL)
+        assert raised.value.passing
+        assert await link.run(CALL) == [1]
+        assert connections == 2
+
+
+async def test_a_call_whose_reply_was_lost_is_said_again_in_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections = 0
+    said: list[bool] = []
+    due: list[float] = []
+    given_up_at: list[float | None] = []
+    watch, timeout_at = Deadlines.watch, asyncio.timeout_at
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await serve_calls(reader, writer, connections)  # and hang up over the one after that
+
+    def calls(again: bool) -> list[Call]:
+        said.append(again)
+        return [CALL]
+
+    def watched(deadlines: Deadlines, future: "asyncio.Future[Any]") -> float:
+        due.append(watch(deadlines, future))
+        return due[-1]
+
+    def timed(when: float | None) -> asyncio.Timeout:
+        given_up_at.append(when)
+        return timeout_at(when)
+
+    async with peer(answer) as url, link_to(url, 30) as link:
+        assert await link.run(CALL) == [1]
+        monkeypatch.setattr(Deadlines, "watch", watched)
+        monkeypatch.setattr(asyncio, "timeout_at", timed)
+        assert await link.run_telling(calls) == [1]
+    assert (connections, said) == (2, [False, True])
+    assert due
+    assert given_up_at == due
 
 
 async def test_a_connection_that_died_without_a_word_is_replaced_also_when_no_caller_waits_for_long() -> None:

@@ -261,14 +261,17 @@ class Died(Exception):
     """The producer is no more."""
 
 
-class OpenLine:
-    """Stands in for a line over which nothing goes."""
+class NoLine:
+    """Stands in for a line over which nothing goes: a link goes the long way, which the test steps through."""
 
-    is_open = True
+    is_open = False
     silence = 0.0
 
+    async def open(self) -> None:
+        """It stays as it is."""
+
     def close(self) -> None:
-        """It stays open."""
+        """It stays as it is."""
 
 
 class PuppetLink(Link):
@@ -287,12 +290,15 @@ class PuppetLink(Link):
         self._redis: Any = AtOnce(client)
         scripts: Any = RunsAtOnce(run_call)
         self._scripts = scripts
-        self._line: Any = OpenLine()
+        self._line: Any = NoLine()
         self.timeout = 5.0
+        self.closed = False
         self._dies_before, self._says_twice = dies_before, says_twice
         self._steps = itertools.count()
 
-    async def _patiently(self, command: Callable[[], Awaitable[Any]], give_up: object = None) -> Any:
+    async def _patiently(
+        self, command: Callable[[], Awaitable[Any]], line: object = None, give_up_at: float | None = None
+    ) -> Any:
         step = next(self._steps)
         if step == self._dies_before:
             raise Died
