@@ -14,7 +14,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.connection import Arg, Call, Deadlines, Line, ScriptRunner, Url, connect
+from producer.connection import Arg, Call, Line, ScriptRunner, SharedTimer, Url, connect
 from producer.connection.line import pack
 from producer.errors import Unavailable
 
@@ -41,7 +41,7 @@ class Link:
         self._redis = connect(url, connect_timeout=timeout)
         self._line = Line(url, timeout)
         self._scripts = ScriptRunner(self._line)
-        self._deadlines = Deadlines(timeout)
+        self._timer = SharedTimer(timeout)
         # Pages of logs are large: neither a cancel nor a new job is to wait behind them.
         self._reading_line = Line(url, timeout)
         self._turns = asyncio.Semaphore(_READS_AT_ONCE)
@@ -66,15 +66,17 @@ class Link:
             return await self._run_patiently(calls, again=False)
         # Nearly all go through at once, and what may have to be done otherwise costs more than to send them.
         results = self._scripts.send(calls(False))
-        give_up_at = self._deadlines.watch(results)
+        give_up_at = self._timer.watch(results)
         try:
-            if _all_well(await results):
-                return results.result()
+            replies = await results
         except TimeoutError as error:
             raise self._too_late(error, self._line) from error
         except RedisConnectionError as error:
             if self.closed:
                 raise Unavailable("this Producer was closed") from error
+        else:
+            if _all_well(replies):
+                return replies
         return await self._run_patiently(calls, again=True, give_up_at=give_up_at)
 
     async def _run_patiently(
@@ -135,10 +137,9 @@ class Link:
         """
         self._check_open()
         last: Exception | None = None
+        limit = asyncio.timeout(self.timeout) if give_up_at is None else asyncio.timeout_at(give_up_at)
         try:
-            async with (
-                asyncio.timeout(self.timeout) if give_up_at is None else asyncio.timeout_at(give_up_at)
-            ):
+            async with limit:
                 pause = _FIRST_PAUSE
                 while True:
                     try:

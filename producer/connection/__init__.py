@@ -1,8 +1,19 @@
 """The way to Redis: a URL becomes a client, a script becomes a call, no URL becomes an embedded server."""
 
-from producer.connection.deadlines import Deadlines
 from producer.connection.line import Arg, Line, pack
 from producer.connection.script import Call, Script, ScriptRunner
+from producer.connection.shared_timer import SharedTimer
 from producer.connection.url import Url, bounded, connect
 
-__all__ = ["Arg", "Call", "Deadlines", "Line", "Script", "ScriptRunner", "Url", "bounded", "connect", "pack"]
+__all__ = [
+    "Arg",
+    "Call",
+    "Line",
+    "Script",
+    "ScriptRunner",
+    "SharedTimer",
+    "Url",
+    "bounded",
+    "connect",
+    "pack",
+]

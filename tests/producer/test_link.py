@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import link as link_module
-from producer.connection import Call, Deadlines, Script, Url
+from producer.connection import Call, Script, SharedTimer, Url
 from producer.errors import Unavailable
 from producer.link import Link
 from producer.seat import Seat
@@ -65,7 +65,7 @@ async def test_a_call_whose_reply_was_lost_is_said_again_in_the_time_that_is_lef
     said: list[bool] = []
     due: list[float] = []
     given_up_at: list[float | None] = []
-    watch, timeout_at = Deadlines.watch, asyncio.timeout_at
+    watch, timeout_at = SharedTimer.watch, asyncio.timeout_at
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -76,8 +76,8 @@ async def test_a_call_whose_reply_was_lost_is_said_again_in_the_time_that_is_lef
         said.append(again)
         return [CALL]
 
-    def watched(deadlines: Deadlines, future: "asyncio.Future[Any]") -> float:
-        due.append(watch(deadlines, future))
+    def watched(timer: SharedTimer, future: "asyncio.Future[Any]") -> float:
+        due.append(watch(timer, future))
         return due[-1]
 
     def timed(when: float | None) -> asyncio.Timeout:
@@ -86,7 +86,7 @@ async def test_a_call_whose_reply_was_lost_is_said_again_in_the_time_that_is_lef
 
     async with peer(answer) as url, link_to(url, 30) as link:
         assert await link.run(CALL) == [1]
-        monkeypatch.setattr(Deadlines, "watch", watched)
+        monkeypatch.setattr(SharedTimer, "watch", watched)
         monkeypatch.setattr(asyncio, "timeout_at", timed)
         assert await link.run_telling(calls) == [1]
     assert (connections, said) == (2, [False, True])
