@@ -48,22 +48,34 @@ class Clocks:
 class Clock:
     """The limits on an answer: until its first chunk, between chunks, in all. Inside, the task is in time.
 
-    A chunk only moves an instant along; the one timer looks at it when it rings, and is set again where there is time
-    left. Setting it anew for each chunk would cost more than the chunk does. A task that swallows the cancel is
+    A chunk only leaves its instant behind; the one timer looks at it when it rings, and is set again where there is
+    time left. Setting it anew for each chunk would cost more than the chunk does. A task that swallows the cancel is
     cancelled again until it leaves.
 
     Raises, on leaving:
         TimedOut: time was up.
     """
 
+    __slots__ = (
+        "_cancelled_by_others",
+        "_clocks",
+        "_end",
+        "_loop",
+        "_runs",
+        "_started",
+        "_task",
+        "_timeouts",
+        "_timer",
+        "_times_rung",
+        "_waits_since",
+    )
+
     def __init__(self, timeouts: Timeouts, clocks: Clocks) -> None:
         self._timeouts = timeouts
         self._clocks = clocks
-        self._between_chunks = timeouts.between_chunks
         self._loop = clocks.loop
-        now = self._loop.time()
-        self._end = now + timeouts.total
-        self._due = min(now + timeouts.first_chunk, self._end)
+        self._waits_since = self._loop.time()
+        self._end = self._waits_since + timeouts.total
         self._started = False
         self._runs = False
         self._timer: asyncio.TimerHandle | None = None
@@ -99,7 +111,7 @@ class Clock:
         if self._times_rung:
             raise TimedOut(self._what_took_too_long())
         self._started = True
-        self._due = min(self._loop.time() + self._between_chunks, self._end)
+        self._waits_since = self._loop.time()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -109,7 +121,7 @@ class Clock:
         yield
         stood_for = self._loop.time() - since
         self._end += stood_for
-        self._due += stood_for
+        self._waits_since += stood_for
         self._runs = True
         self.set()
 
@@ -118,10 +130,15 @@ class Clock:
         if self._runs and self._timer is None:
             self._set()
 
+    @property
+    def _due(self) -> float:
+        most = self._timeouts.between_chunks if self._started else self._timeouts.first_chunk
+        return min(self._waits_since + most, self._end)
+
     def _set(self) -> None:
         # No later than it may have to: whatever comes before then moves the instant, and not the timer. A job may name
         # a gap of no length: looking as often would leave the loop no rest until the first chunk.
-        soonest = min(self._due, self._loop.time() + max(self._between_chunks, _SHORTEST_LOOK))
+        soonest = min(self._due, self._loop.time() + max(self._timeouts.between_chunks, _SHORTEST_LOOK))
         self._timer = self._loop.call_at(soonest, self._ring)
 
     def _unset(self) -> None:

@@ -55,6 +55,8 @@ async def _poured(iterator: AsyncIterator[base.Part], take: Take) -> bool:
 class _Intake:
     """Where the parts go, as long as there is room for them."""
 
+    __slots__ = ("_answer", "_attempt", "_clock", "_error", "_log")
+
     def __init__(self, answer: "_Answer", clock: Clock, attempt: Attempt, log: EventLog) -> None:
         self._answer = answer
         self._clock = clock
@@ -89,10 +91,12 @@ class _Intake:
 class _Answer:
     """Turns parts into events, whose ids it takes from the attempt."""
 
+    __slots__ = ("_attempt", "_chars", "_finish_reason", "_half", "_half_reasoning", "_log", "_usage")
+
     def __init__(self, attempt: Attempt, log: EventLog) -> None:
         self._attempt = attempt
         self._log = log
-        self._text, self._reasoning = _Joiner(), _Joiner()
+        self._half = self._half_reasoning = ""  # of a surrogate pair that was split
         self._chars = attempt.keeps
         self._finish_reason = "stop"
         self._usage: dict[str, Any] | None = None
@@ -100,12 +104,7 @@ class _Answer:
     def add(self, parts: Sequence[base.Part]) -> None:
         for part in parts:
             # Nearly all are like this, and nothing about them is to be looked at.
-            if (
-                type(part) is str
-                and part.isascii()
-                and 0 < len(part) <= MAX_TEXT_CHARS
-                and not self._text.half
-            ):
+            if type(part) is str and part.isascii() and 0 < len(part) <= MAX_TEXT_CHARS and not self._half:
                 self._add_piece(part)
             else:
                 self._add(part)
@@ -113,9 +112,11 @@ class _Answer:
     def _add(self, part: base.Part) -> None:
         match part:
             case str():
-                self._add_text(self._text.join(part))
+                text, self._half = _joined(self._half, part)
+                self._add_text(text)
             case base.Reasoning(text):
-                self._add_reasoning(self._reasoning.join(text))
+                text, self._half_reasoning = _joined(self._half_reasoning, text)
+                self._add_reasoning(text)
             case base.ToolCall(id_, name, arguments):
                 call = {"id": _whole(id_), "name": _whole(name), "arguments": _whole(arguments)}
                 self._append(events.ToolCall(self._attempt.next_id(), call))
@@ -129,9 +130,9 @@ class _Answer:
                 raise TypeError(f"a provider yielded a {type(part).__name__}, which is no part of an answer")
 
     def end(self) -> Answered:
-        if self._reasoning.half or self._text.half:
-            self._add_reasoning(self._reasoning.rest())
-            self._add_text(self._text.rest())
+        # Half a pair that never found its other half is shown as U+FFFD.
+        self._add_reasoning(_whole(self._half_reasoning))
+        self._add_text(_whole(self._half))
         return Answered(self._finish_reason, self._chars, self._usage)
 
     def _add_text(self, text: str) -> None:
@@ -152,22 +153,16 @@ class _Answer:
         self._attempt.has_output |= not isinstance(event, events.Usage)
 
 
-class _Joiner:
-    """Joins surrogate pairs that a service split between two chunks (``\\ud83d`` here, ``\\ude00`` there)."""
+def _joined(half: str, text: str) -> tuple[str, str]:
+    """Join surrogate pairs that a service split between two pieces (``\\ud83d`` here, ``\\ude00`` there).
 
-    half = ""
-
-    def join(self, text: str) -> str:
-        if not self.half and (text.isascii() or _is_whole(text)):
-            return text
-        text = self.half + text
-        self.half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
-        return _whole(text[: len(text) - len(self.half)])
-
-    def rest(self) -> str:
-        """Half a pair that never found its other half is shown as U+FFFD."""
-        half, self.half = self.half, ""
-        return _whole(half)
+    Return the text without the half that it ends with, and that half.
+    """
+    if not half and (text.isascii() or _is_whole(text)):
+        return text, ""
+    text = half + text
+    half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+    return _whole(text[: len(text) - len(half)]), half
 
 
 def _is_whole(text: str) -> bool:

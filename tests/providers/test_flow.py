@@ -14,7 +14,7 @@ import pytest
 from tests.support.facts import until
 from worker.providers.base import Finish, Part
 from worker.providers.errors import Cut
-from worker.providers.flow import AT_ONCE, _Ear
+from worker.providers.flow import AT_ONCE, _Spout
 from worker.providers.part_stream import PartStream
 
 from .protocols import ACYTOO, OPENAI, Protocol, delta, poured, sse, text_of
@@ -162,9 +162,9 @@ async def test_what_arrives_in_the_step_of_a_cancel_is_left_alone(http: aiohttp.
         reader = asyncio.create_task(answer.pour(take))
         await has_begun.wait()
         await asyncio.sleep(0)  # it waits for more
-        (ear,) = [it for it in gc.get_objects() if isinstance(it, _Ear) and it._is_there]
+        (spout,) = [it for it in gc.get_objects() if isinstance(it, _Spout) and it._is_there]
         reader.cancel()
-        ear.data_received(chunk(sse(delta("b"))))
+        spout.data_received(chunk(sse(delta("b"))))
         with pytest.raises(asyncio.CancelledError):
             await reader
     assert told == 1

@@ -41,126 +41,147 @@ _LISTEN, _REST, _ENOUGH = None, True, False
 class Flow:
     """What is left of a response's body. Whatever aiohttp raises when it is lost or broken comes through."""
 
+    __slots__ = ("_content", "_decoded", "_decoder", "_response", "_until_rest")
+
     def __init__(self, response: aiohttp.ClientResponse, decoder: Decoder) -> None:
         self._response = response
         self._content = response.content
         self._decoder = decoder
         self._decoded: Iterator[list[Part]] = iter(())
-        self._bytes_taken = 0
-        self._rest_at = AT_ONCE
+        self._until_rest = AT_ONCE
 
     async def read(self) -> list[Part]:
         """Return the parts that are ready next, none at the end."""
         while True:
             for parts in self._decoded:
                 return parts
-            if self._bytes_taken > self._rest_at and self._has_bytes():
-                self._rest_at = self._bytes_taken + AT_ONCE
-                await asyncio.sleep(0)
-            if self._decoder.is_complete or not (data := await self._next_bytes()):
+            if self._decoder.is_complete:
                 return []
+            if self._until_rest <= 0 and not self._content.at_eof():
+                self._until_rest = AT_ONCE
+                await asyncio.sleep(0)
+            if not (data := await self._next_bytes()):
+                return []
+            self._until_rest -= len(data)
             self._decoded = self._decoder.feed(data)
 
     async def pour(self, take: Take) -> bool:
         """Hand over the parts as they arrive; return whether that was all, or ``take`` could take no more at once."""
+        if not _all_taken(self._decoded, take):
+            return False
         connection = self._response.connection
         transport = connection.transport if connection is not None else None
         protocol = connection.protocol if connection is not None else None
         if transport is not None and protocol is not None and not transport.is_closing():
-            ear = _Ear(place_of_protocol(transport), protocol, lambda: self._hand_over(take))
-            if not await ear.listen():
+            spout = _Spout(self._content, self._decoder, take)
+            if not await spout.pour(place_of_protocol(transport), protocol):
                 return False
+            self._until_rest = 0
         while parts := await self.read():  # what arrived already, and was cut off or too much for one step
             if not take(parts):
                 return False
         return True
 
-    def _hand_over(self, take: Take) -> _Next:
-        """Hand over all that has arrived."""
-        wants_more = True
-        for parts in self._decoded:
-            wants_more = take(parts) and wants_more
-        most = self._bytes_taken + AT_ONCE
-        while wants_more and not self._decoder.is_complete and self._bytes_taken < most:
-            if not self._has_bytes():
-                is_over = self._content.is_eof() or self._content.exception() is not None
-                return _REST if is_over else _LISTEN
-            for parts in self._decoder.feed(self._take_bytes()):
-                wants_more = take(parts) and wants_more
-        return _REST if wants_more else _ENOUGH
-
     async def _next_bytes(self) -> bytes:
         """Return what has arrived, or arrives next; nothing at the end."""
-        if self._has_bytes():
-            return self._take_bytes()
+        if data := _take_arrived(self._content):
+            return data
         try:
-            data = await self._content.readany()
+            return await self._content.readany()
         except RuntimeError as error:
             # Whoever waits is told of a loss, but who comes just after it, before the body has heard of it, is not.
             if (connection := self._response.connection) is None or not connection.closed:
                 raise
             raise aiohttp.ClientConnectionError("connection lost") from error
-        self._bytes_taken += len(data)
-        return data
-
-    def _has_bytes(self) -> bool:
-        return self._content.total_bytes != self._bytes_taken
-
-    def _take_bytes(self) -> bytes:
-        """Take what has arrived. What came before a failure counts; aiohttp would tell of the failure alone."""
-        if (error := self._content.exception()) is not None:
-            self._content.set_exception(None)  # type: ignore[arg-type]
-        data = self._content.read_nowait()
-        if error is not None:
-            self._content.set_exception(error)
-        self._bytes_taken += len(data)
-        return data
 
 
-class _Ear(asyncio.Protocol):
-    """Stands before aiohttp's own protocol, and hears of each piece when that one has taken it in.
+def _take_arrived(content: aiohttp.StreamReader) -> bytes:
+    """Take what has arrived. What came before a failure counts; aiohttp would tell of the failure alone."""
+    error = content.exception()
+    if error is None:
+        return content.read_nowait()
+    content.set_exception(None)  # type: ignore[arg-type]
+    try:
+        return content.read_nowait()
+    finally:
+        content.set_exception(error)
 
-    It goes in the very step in which it has heard enough: the next call over the same connection may begin in it.
+
+def _all_taken(decoded: Iterator[list[Part]], take: Take) -> bool:
+    """Hand over all that is decoded; return whether there is room for more."""
+    has_room = True
+    for parts in decoded:
+        has_room = take(parts) and has_room
+    return has_room
+
+
+class _Spout(asyncio.Protocol):
+    """Stands before aiohttp's own protocol, and pours out each piece when that one has taken it in.
+
+    It goes in the very step in which nobody wants more: the next call over the same connection may begin in it. All
+    that it needs for a piece it holds itself: between two pieces of an answer there are those of hundreds of others,
+    and each further object is one more that has left the processor's cache.
     """
 
-    def __init__(
-        self, place: asyncio.Transport | Gate, handler: asyncio.Protocol, hear: Callable[[], _Next]
-    ) -> None:
-        self._place = place
-        self._handler = handler
-        self._hear = hear
-        self._heard_enough: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    __slots__ = ("_content", "_decoder", "_handler", "_is_rest_wanted", "_is_there", "_place", "_take")
+
+    def __init__(self, content: aiohttp.StreamReader, decoder: Decoder, take: Take) -> None:
+        self._content = content
+        self._decoder = decoder
+        self._take = take
+        self._is_rest_wanted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._is_there = False
 
-    async def listen(self) -> bool:
-        """Hear all that has arrived and what arrives from now on; return whether the rest is wanted."""
-        self._place.set_protocol(self)
+    async def pour(self, place: asyncio.Transport | Gate, handler: asyncio.Protocol) -> bool:
+        """Pour out all that has arrived and what arrives from now on; return whether the rest is wanted.
+
+        ``handler``: aiohttp's protocol, which stands at ``place`` again afterwards.
+        """
+        self._place, self._handler = place, handler
+        place.set_protocol(self)
         self._is_there = True
         try:
-            self._listen_now()
-            return await self._heard_enough
+            self._pour_arrived()
+            return await self._is_rest_wanted
         finally:
             self._go()
 
-    def _listen_now(self) -> None:
-        if self._heard_enough.done():  # also where `listen` was cancelled, and has yet to notice
+    def _pour_arrived(self) -> None:
+        if self._is_rest_wanted.done():  # also where `pour` was cancelled, and has yet to notice
             return
         try:
-            is_rest_wanted = self._hear()
-        except Exception as error:  # noqa: BLE001 - `listen` raises it
+            comes_next = self._hand_over()
+        except Exception as error:  # noqa: BLE001 - `pour` raises it
             self._tell(error)
         else:
-            if is_rest_wanted is not None:
-                self._tell(is_rest_wanted)
+            if comes_next is not None:
+                self._tell(comes_next)
+
+    def _hand_over(self) -> _Next:
+        """Hand over all that has arrived."""
+        content, decoder = self._content, self._decoder
+        has_room, until_rest, seen = True, AT_ONCE, -1
+        # Again where more was unpacked, once there was room for it.
+        while has_room and until_rest > 0 and not decoder.is_complete and content.total_bytes != seen:
+            seen = content.total_bytes
+            if data := _take_arrived(content):
+                until_rest -= len(data)
+                has_room = _all_taken(decoder.feed(data), self._take)
+        if not has_room:
+            return _ENOUGH
+        is_over = (
+            until_rest <= 0 or decoder.is_complete or content.is_eof() or content.exception() is not None
+        )
+        return _REST if is_over else _LISTEN
 
     def _tell(self, result: bool | Exception) -> None:
         self._go()
-        if self._heard_enough.done():  # whoever took the parts has cancelled the call over them
+        if self._is_rest_wanted.done():  # whoever took the parts has cancelled the call over them
             return
         if isinstance(result, Exception):
-            self._heard_enough.set_exception(result)
+            self._is_rest_wanted.set_exception(result)
         else:
-            self._heard_enough.set_result(result)
+            self._is_rest_wanted.set_result(result)
 
     def _go(self) -> None:
         if self._is_there:
@@ -173,18 +194,18 @@ class _Ear(asyncio.Protocol):
     # -- the transport calls these -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Let aiohttp take it in, and hear of it."""
+        """Let aiohttp take it in, and pour it out."""
         self._handler.data_received(data)
-        self._listen_now()
+        self._pour_arrived()
 
     def eof_received(self) -> bool | None:
         """Let aiohttp decide."""
         return self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hear what is left; what the loss means for the answer is told to whoever reads on."""
+        """Pour out what is left; what the loss means for the answer is told to whoever reads on."""
         self._handler.connection_lost(exc)
-        self._listen_now()
+        self._pour_arrived()
         self._tell(True)
 
     def pause_writing(self) -> None:

@@ -116,6 +116,8 @@ class _Call:
 class _Answer:
     """What has come of one answer: bytes in, parts out."""
 
+    __slots__ = ("_calls", "_held", "_is_finished", "_parser", "_request", "_usage", "is_complete")
+
     def __init__(self, request: Request) -> None:
         self.is_complete = False
         self._request = request

@@ -35,6 +35,8 @@ class EventStreamParser:
     several ``data`` lines make one event; an event is dispatched by the blank line after it.
     """
 
+    __slots__ = ("_at_start", "_data", "_event", "_line", "_max_event_bytes", "_size", "_skip_lf")
+
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
         self._line = bytearray()  # the start of a line whose end has not come yet
@@ -85,6 +87,8 @@ class EventStreamParser:
         blank = _blank_in(data)
         if not (data.startswith(b"data:") and data.endswith(blank)) or len(data) > self._max_event_bytes:
             return []
+        if data.count(b"\n") == 2 and b"\r" not in data:  # a single one, as a slow answer comes
+            return [ServerSentEvent(data[5:-2].decode("utf-8", errors="replace").removeprefix(" "))]
         text = data[5 : -len(blank)].decode("utf-8", errors="replace")
         lines = text.split("\n\ndata:" if blank == _BLANK else "\r\n\r\ndata:")
         line_ends = 2 * len(lines)
