@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.facts import until
 from worker.providers.base import Finish, Part
-from worker.providers.errors import Cut
+from worker.providers.errors import Broken, Cut
 from worker.providers.flow import AT_ONCE, _Spout
 from worker.providers.part_stream import PartStream
 
@@ -298,6 +298,24 @@ async def test_what_came_before_the_body_broke_off_is_kept_for_a_taker_that_was_
         while not await answer.pour(take):
             pass
     assert taken == ["a", "b"]
+
+
+async def test_a_failure_behind_a_part_that_was_read_is_raised_where_the_rest_is_poured(
+    http: aiohttp.ClientSession,
+) -> None:
+    """Both came in one read: the part was taken by itself, and the failure is what is left of it."""
+    taken: list[Part] = []
+
+    def take(parts: list[Part]) -> bool:
+        taken.extend(parts)
+        return True
+
+    async with Upstream(answering(*OPENAI.chunked([sse(delta("a"), "no json")]))) as upstream:
+        answer = ask(upstream, http)
+        assert await anext(answer) == "a"
+        with pytest.raises(Broken):
+            await answer.pour(take)
+    assert taken == []
 
 
 async def test_a_body_that_ends_with_its_tls_connection_is_poured_whole(https: aiohttp.ClientSession) -> None:

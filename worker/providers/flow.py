@@ -34,21 +34,21 @@ class Decoder(Protocol):
 
 
 _Next = bool | None
-_LISTEN, _REST, _ENOUGH = None, True, False
-"""What comes next: more arrives; nothing does, and what is left can be read; nobody wants more for now."""
+_MORE, _REST, _FULL = None, True, False
+"""What comes next: more arrives; nothing does, and what is left can be read; there is no room for more for now."""
 
 
 class Flow:
     """What is left of a response's body. Whatever aiohttp raises when it is lost or broken comes through."""
 
-    __slots__ = ("_content", "_decoded", "_decoder", "_response", "_until_rest")
+    __slots__ = ("_content", "_decoded", "_decoder", "_response", "_until_pause")
 
     def __init__(self, response: aiohttp.ClientResponse, decoder: Decoder) -> None:
         self._response = response
         self._content = response.content
         self._decoder = decoder
         self._decoded: Iterator[list[Part]] = iter(())
-        self._until_rest = AT_ONCE
+        self._until_pause = AT_ONCE
 
     async def read(self) -> list[Part]:
         """Return the parts that are ready next, none at the end."""
@@ -57,12 +57,12 @@ class Flow:
                 return parts
             if self._decoder.is_complete:
                 return []
-            if self._until_rest <= 0 and not self._content.at_eof():
-                self._until_rest = AT_ONCE
+            if self._until_pause <= 0 and not self._content.at_eof():
+                self._until_pause = AT_ONCE
                 await asyncio.sleep(0)
             if not (data := await self._next_bytes()):
                 return []
-            self._until_rest -= len(data)
+            self._until_pause -= len(data)
             self._decoded = self._decoder.feed(data)
 
     async def pour(self, take: Take) -> bool:
@@ -76,7 +76,7 @@ class Flow:
             spout = _Spout(self._content, self._decoder, take)
             if not await spout.pour(place_of_protocol(transport), protocol):
                 return False
-            self._until_rest = 0
+            self._until_pause = 0  # what was too much for one step must not go on in this one
         while parts := await self.read():  # what arrived already, and was cut off or too much for one step
             if not take(parts):
                 return False
@@ -118,22 +118,22 @@ def _all_taken(decoded: Iterator[list[Part]], take: Take) -> bool:
 class _Spout(asyncio.Protocol):
     """Stands before aiohttp's own protocol, and pours out each piece when that one has taken it in.
 
-    It goes in the very step in which nobody wants more: the next call over the same connection may begin in it. All
+    It goes in the very step in which it has poured enough: the next call over the same connection may begin in it. All
     that it needs for a piece it holds itself: between two pieces of an answer there are those of hundreds of others,
     and each further object is one more that has left the processor's cache.
     """
 
-    __slots__ = ("_content", "_decoder", "_handler", "_is_rest_wanted", "_is_there", "_place", "_take")
+    __slots__ = ("_content", "_decoder", "_goes_on", "_handler", "_is_there", "_place", "_take")
 
     def __init__(self, content: aiohttp.StreamReader, decoder: Decoder, take: Take) -> None:
         self._content = content
         self._decoder = decoder
         self._take = take
-        self._is_rest_wanted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._goes_on: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._is_there = False
 
     async def pour(self, place: asyncio.Transport | Gate, handler: asyncio.Protocol) -> bool:
-        """Pour out all that has arrived and what arrives from now on; return whether the rest is wanted.
+        """Pour out all that has arrived and what arrives from now on; return whether the rest can be read at once.
 
         ``handler``: aiohttp's protocol, which stands at ``place`` again afterwards.
         """
@@ -142,12 +142,12 @@ class _Spout(asyncio.Protocol):
         self._is_there = True
         try:
             self._pour_arrived()
-            return await self._is_rest_wanted
+            return await self._goes_on
         finally:
             self._go()
 
     def _pour_arrived(self) -> None:
-        if self._is_rest_wanted.done():  # also where `pour` was cancelled, and has yet to notice
+        if self._goes_on.done():  # also where `pour` was cancelled, and has yet to notice
             return
         try:
             comes_next = self._hand_over()
@@ -160,28 +160,28 @@ class _Spout(asyncio.Protocol):
     def _hand_over(self) -> _Next:
         """Hand over all that has arrived."""
         content, decoder = self._content, self._decoder
-        has_room, until_rest, seen = True, AT_ONCE, -1
+        has_room, until_pause, seen = True, AT_ONCE, -1
         # Again where more was unpacked, once there was room for it.
-        while has_room and until_rest > 0 and not decoder.is_complete and content.total_bytes != seen:
+        while has_room and until_pause > 0 and not decoder.is_complete and content.total_bytes != seen:
             seen = content.total_bytes
             if data := _take_arrived(content):
-                until_rest -= len(data)
+                until_pause -= len(data)
                 has_room = _all_taken(decoder.feed(data), self._take)
         if not has_room:
-            return _ENOUGH
+            return _FULL
         is_over = (
-            until_rest <= 0 or decoder.is_complete or content.is_eof() or content.exception() is not None
+            until_pause <= 0 or decoder.is_complete or content.is_eof() or content.exception() is not None
         )
-        return _REST if is_over else _LISTEN
+        return _REST if is_over else _MORE
 
     def _tell(self, result: bool | Exception) -> None:
         self._go()
-        if self._is_rest_wanted.done():  # whoever took the parts has cancelled the call over them
+        if self._goes_on.done():  # whoever took the parts has cancelled the call over them
             return
         if isinstance(result, Exception):
-            self._is_rest_wanted.set_exception(result)
+            self._goes_on.set_exception(result)
         else:
-            self._is_rest_wanted.set_result(result)
+            self._goes_on.set_result(result)
 
     def _go(self) -> None:
         if self._is_there:

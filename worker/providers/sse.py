@@ -87,12 +87,13 @@ class EventStreamParser:
         blank = _blank_in(data)
         if not (data.startswith(b"data:") and data.endswith(blank)) or len(data) > self._max_event_bytes:
             return []
-        if data.count(b"\n") == 2 and b"\r" not in data:  # a single one, as a slow answer comes
+        ends = data.count(b"\n")
+        if ends == 2 and b"\r" not in data:  # a single one, as a slow answer comes
             return [ServerSentEvent(data[5:-2].decode("utf-8", errors="replace").removeprefix(" "))]
         text = data[5 : -len(blank)].decode("utf-8", errors="replace")
         lines = text.split("\n\ndata:" if blank == _BLANK else "\r\n\r\ndata:")
         line_ends = 2 * len(lines)
-        if data.count(b"\n") != line_ends or data.count(b"\r") != (0 if blank == _BLANK else line_ends):
+        if ends != line_ends or data.count(b"\r") != (0 if blank == _BLANK else line_ends):
             return []
         return [ServerSentEvent(line.removeprefix(" ")) for line in lines]
 
