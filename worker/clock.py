@@ -1,4 +1,4 @@
-"""The limits on an answer's time. A chunk only moves an instant along, and what is over soon sets no timer."""
+"""The limits on an answer's time. A chunk only leaves its instant behind, and what is over soon sets no timer."""
 
 import asyncio
 import contextlib
