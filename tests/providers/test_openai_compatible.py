@@ -282,7 +282,7 @@ async def test_arguments_split_inside_a_surrogate_pair_are_joined(http: aiohttp.
 async def test_tool_calls_without_end_are_refused(
     http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.providers.openai_compatible.MAX_CALLS_SIZE", 10)
+    monkeypatch.setattr("worker.providers.completion.MAX_CALLS_SIZE", 10)
     with pytest.raises(Broken, match="tool calls without end"):
         await answer_to(sse(calls(piece(0, "x" * 6)), calls(piece(0, "x" * 6)), DONE), http)
 
