@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 
 # ---- build: everything lands in a virtual environment, which is all that the image takes over -----------------
-FROM python:3.13-slim AS build
+# Not the slim image: there is no compiler in it.
+FROM python:3.13 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -11,20 +12,23 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 # by the pinned versions, and before anything is installed, each wheel's hash has to stand in constraints.txt.
 RUN sed -e '/^#/d' -e '/^ *--hash/d' -e 's/ [\\]$//' constraints.txt > versions.txt
 
-# The tool that builds the project's own wheel; it stays in this stage.
+# The tools that build the project's own wheel; they stay in this stage.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip download --quiet -c versions.txt -d tools hatchling \
+    pip download --quiet -c versions.txt -d tools hatchling hatch-mypyc \
     && sha256sum tools/*.whl | cut -c -64 | xargs -I HASH grep -q -e --hash=sha256:HASH constraints.txt \
     && python -m venv tools/venv \
-    && tools/venv/bin/pip install --quiet --no-index --find-links tools hatchling
+    && tools/venv/bin/pip install --quiet --no-index --find-links tools hatchling hatch-mypyc
 
 COPY producer producer
 COPY worker worker
-RUN tools/venv/bin/pip wheel --quiet --no-deps --no-build-isolation -w dist .
+# Built twice: as it is, to be asked what it needs, and then compiled, where the types of all that are at hand.
+RUN tools/venv/bin/pip wheel --quiet --no-deps --no-build-isolation -w plain .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip download --quiet -c versions.txt -d wheels "$(echo dist/chatrelay-*.whl)[worker,cli]" \
+    pip download --quiet -c versions.txt -d wheels "$(echo plain/chatrelay-*.whl)[worker,cli]" \
     && rm wheels/chatrelay-*.whl \
     && sha256sum wheels/*.whl | cut -c -64 | xargs -I HASH grep -q -e --hash=sha256:HASH constraints.txt \
+    && tools/venv/bin/pip install --quiet --no-index --find-links wheels --find-links plain "chatrelay[worker,cli]"
+RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 tools/venv/bin/pip wheel --quiet --no-deps --no-build-isolation -w dist . \
     && python -m venv --without-pip /opt/chatrelay \
     && pip --python /opt/chatrelay/bin/python install --quiet --no-index --find-links wheels --find-links dist \
        "chatrelay[worker,cli]"

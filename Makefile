@@ -5,19 +5,27 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 PLOTS  := $(VENV)/.bench
 LISTS  := benchmarks/peers/requirements
+WHEEL  := dist/.built
+COMPILED := build/compiled
+# Our modules are then looked for there first, and not in the folder that we stand in.
+AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
 PEERS  := $(patsubst $(LISTS)/%.in,%,$(wildcard $(LISTS)/*.in))
 LOCK   := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock"
 HASHED := -m pip install --quiet --disable-pip-version-check --require-hashes -r
 
 .DEFAULT_GOAL := help
-.PHONY: help test check format demo bench bench-quick peers soak verify lock clean
+.PHONY: help test test-compiled check format demo bench bench-quick peers soak verify wheel lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: check ## lint, types and every test, on each server that this machine has
 	$(BIN)/pytest -n 3 --dist loadfile
+
+test-compiled: $(COMPILED)/.installed ## the tests once more, on the modules that mypyc compiles
+	$(AS_COMPILED) $(BIN)/python -c "from worker.build import is_compiled; assert is_compiled()"
+	$(AS_COMPILED) $(BIN)/pytest -n 3 --dist loadfile --import-mode append -m "not interpreted"
 
 check: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -31,11 +39,11 @@ format: $(READY) ## let ruff put the code in order
 demo: $(READY) ## chat jobs through a real stream, two workers and HTTP providers, shown live
 	$(BIN)/python -m demo
 
-bench: $(PLOTS) peers ## all benchmarks, an hour and a half on a quiet machine; leaves benchmarks/results and docs/performance.md
-	$(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
+bench: $(PLOTS) peers $(COMPILED)/.installed ## all benchmarks, an hour and a half on a quiet machine; leaves benchmarks/results and docs/performance.md
+	$(AS_COMPILED) $(BIN)/python -m benchmarks; status=$$?; $(BIN)/python -m benchmarks.page; exit $$status
 
-bench-quick: $(READY) peers ## a look at the benchmarks in a few minutes; its results go to a temporary folder
-	$(BIN)/python -m benchmarks --quick
+bench-quick: $(COMPILED)/.installed peers ## a look at the benchmarks in a few minutes; its results go to a temporary folder
+	$(AS_COMPILED) $(BIN)/python -m benchmarks --quick
 
 peers: $(PEERS:%=.venv-peers/%/.installed) ## other queues to compare with, each in an environment of its own
 
@@ -44,6 +52,8 @@ soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEE
 
 verify: $(READY) ## the fault matrix as a table; REDIS=redis://... for a server of your own
 	$(BIN)/chat-worker verify $(if $(REDIS),--redis $(REDIS))
+
+wheel: $(WHEEL) ## a wheel for this Python on this platform, with the busiest modules compiled, in dist
 
 lock: $(READY) ## resolve all lists anew, from pyproject.toml and the peers' *.in (needs uv on the PATH)
 	$(LOCK) --extra dev -o constraints.txt pyproject.toml
@@ -64,6 +74,20 @@ $(READY): pyproject.toml constraints.txt
 $(PLOTS): $(READY) constraints-bench.txt
 	$(BIN)/python $(HASHED) constraints-bench.txt
 	@touch $(PLOTS)
+
+# From a copy, because the compiler leaves what it makes beside the sources, where Python would take it for them.
+$(WHEEL): $(READY) $(shell find producer worker -type f -not -name '*.pyc')
+	rm -rf build/source dist/*.whl
+	mkdir -p build/source
+	cp -r pyproject.toml README.md LICENSE producer worker build/source
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --wheel-dir dist build/source
+	@touch $@
+
+$(COMPILED)/.installed: $(WHEEL)
+	rm -rf $(COMPILED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) dist/*.whl
+	@touch $@
 
 # The peers ask for three different major versions of redis-py: no single environment holds them all.
 .venv-peers/%/.installed: $(LISTS)/%.txt

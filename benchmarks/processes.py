@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
+PATHS = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+"""Where processes find our modules: the compiled ones, if this one was told where they are, or the sources."""
+
 PATIENCE = 60.0  # seconds to wait for a process's word
 _STOP_TIMEOUT = 10.0  # seconds
 _RESET_PEAK = "5"  # see proc(5), /proc/PID/clear_refs
@@ -110,7 +113,7 @@ def child(command: Sequence[str], env: Mapping[str, str] | None = None) -> Itera
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env={**own, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**own, "PYTHONPATH": PATHS, **(env or {})},
     ) as process:
         try:
             yield Child(process)

@@ -19,7 +19,7 @@ from benchmarks import processes, servers
 from benchmarks.command import parse, parser
 from benchmarks.report import Report
 from producer.connection import Line, Url
-from producer.connection.line import pack
+from producer.connection.packing import pack
 from producer.wire.events import Chunk, Done, Event, Queued, Started
 from producer.wire.frames import encode
 from producer.wire.keys import FRAME_FIELD, Keys

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from benchmarks.yardstick import nanoseconds_of_a_call
+from worker.build import is_compiled
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("redis", "hiredis", "aiohttp", "msgpack", "uvloop", "pydantic")
@@ -177,6 +178,7 @@ def described(about: dict[str, Any]) -> str:
     parts = (
         *about.get("servers", ()),
         about.get("python"),
+        about.get("build"),
         packages,
         about.get("machine"),
         about.get("date"),
@@ -218,6 +220,7 @@ def _machine() -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} CPUs, {model}, {platform.system()} {platform.release().partition('-')[0]}",
         "python": f"Python {platform.python_version()}, yardstick {nanoseconds_of_a_call():.0f} ns",
+        "build": f"chatrelay {'compiled' if is_compiled() else 'as source'}",
         "date": datetime.now(UTC).date().isoformat(),
     }
 

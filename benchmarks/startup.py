@@ -22,7 +22,7 @@ import redis
 
 from benchmarks import command, servers
 from benchmarks.figures import percentile
-from benchmarks.processes import ROOT, python
+from benchmarks.processes import PATHS, ROOT, python
 from benchmarks.report import Bound, Report
 from producer import Producer
 from producer.wire.keys import Keys
@@ -85,7 +85,9 @@ def measure_imports(repeats: int) -> Values:
 def run_python(code: str) -> tuple[float, float]:
     """Run an interpreter from its start to its end; return wall clock and CPU time, in ms."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": PATHS}
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, code
@@ -113,7 +115,7 @@ def heaviest_imports(code: str, count: int = 8) -> Sequence[tuple[str, float]]:
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": PATHS},
     )
     rows = [line.split("|") for line in done.stderr.splitlines() if line.startswith("import time:")][1:]
     taken = {name.strip(): int(together) / 1000 for _, together, name in rows}

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Arg, Call, Line, ScriptRunner, SharedTimer, Url, connect
-from producer.connection.line import pack
+from producer.connection.packing import pack
 from producer.errors import Unavailable
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Url
 from producer.connection.conversation import Conversation
-from producer.connection.line import pack
+from producer.connection.packing import pack
 from producer.connection.tasks import end
 from producer.errors import Unavailable
 from producer.seat import Room, Seat

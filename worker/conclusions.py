@@ -1,6 +1,7 @@
 """What follows once an outcome is there: its event is written, its entry dealt with, and the operator told."""
 
 import logging
+from collections.abc import Awaitable
 
 import structlog
 
@@ -60,19 +61,19 @@ class Conclusions:
         event_id = run.attempt.next_id()  # one id, whatever the end turns out to be
         run.finished = True
         try:
-            try:
-                reason = await self._write_end(run, event_id, outcome)
-            except WireError as error:
-                outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
-                reason = await self._write_end(run, event_id, outcome)
-            if reason is not None:
+            written = self._write_end(run, event_id, outcome)
+        except WireError as error:
+            outcome = Failure("provider_crashed", f"the answer's end cannot be written: {error}")
+            written = self._write_end(run, event_id, outcome)
+        try:
+            if (reason := await written) is not None:
                 outcome = CancelAsked(reason)
                 await self._write_end(run, event_id, outcome)
         except LeaseLost:
             return Lost()
         return outcome
 
-    async def _write_end(self, run: Run, event_id: str, outcome: Outcome) -> str | None:
+    def _write_end(self, run: Run, event_id: str, outcome: Outcome) -> Awaitable[str | None]:
         ending, attempt = ending_of(outcome), run.attempt
         assert ending.status is not None, "only outcomes that write an event come here"
         event = event_of(outcome, event_id, attempts=run.attempts, now_ms=attempt.now_ms())
@@ -81,7 +82,7 @@ class Conclusions:
         dead = letter_of(run.entry, outcome, run).summary() if ending.verb is Verb.BURY else b""
         ttl_ms = self._retention_ms if event.terminal else UNFINISHED_MS
         end = End(event, ending.status, ttl_ms, ending.counts, due_ms, errors, dead)
-        return await self._log.finish(attempt, end)
+        return self._log.finish(attempt, end)
 
     async def _do(self, entry: Entry, outcome: Outcome, run: Run | None) -> None:
         match ending_of(outcome).verb, outcome:

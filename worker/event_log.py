@@ -1,7 +1,7 @@
 """What attempts write: events become frames, frames go to the log and the channel, behind the fence."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from producer.connection import Call
@@ -12,8 +12,7 @@ from producer.wire.frames import encode, encode_started
 from producer.wire.keys import Keys
 from worker import scripts
 from worker.attempt import MAX_MERGED_BYTES, Attempt, LeaseLost
-from worker.pending import Asked, Pending
-from worker.writer import Writer
+from worker.pending import Asked, Pending, Sender
 
 MAX_WAITING_BYTES = 1024 * 1024
 """What one attempt may have waiting to be written before its provider is read no further."""
@@ -48,7 +47,7 @@ class EventLog:
     ``patience``: seconds for which the beginning of an answer waits, at most, for what it could go with.
     """
 
-    def __init__(self, writer: Writer, keys: Keys, patience: float = PATIENCE) -> None:
+    def __init__(self, writer: Sender, keys: Keys, patience: float = PATIENCE) -> None:
         self._writer = writer
         self._keys = keys
         self._patience = patience
@@ -101,18 +100,22 @@ class EventLog:
             await attempt.settled()
         attempt.check()
 
-    async def finish(self, attempt: Attempt, end: End) -> str | None:
+    def finish(self, attempt: Attempt, end: End) -> Awaitable[str | None]:
         """Write the attempt's last event with all that still waits, and what is known of the job from then on.
 
-        Returns None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was written,
-        and the attempt has to finish as cancelled, with an event of the same id.
+        Awaited, it becomes None, or the reason of a cancel that was promised to somebody meanwhile; then nothing was
+        written, and the attempt has to finish as cancelled, with an event of the same id.
 
         Raises:
+            WireError: no reader could read this event; finish with another one of the same id.
+
+        Awaited, raises:
             LeaseLost: the job has another owner; nothing was written.
             redis.exceptions.ResponseError: Redis refuses what the attempt writes.
-            WireError: no reader could read this event; finish with another one of the same id.
         """
-        last = encode(end.event)
+        return self._finish(attempt, end, encode(end.event))
+
+    async def _finish(self, attempt: Attempt, end: End, last: bytes) -> str | None:
         attempt.sealed = True
         while not attempt.lost and (attempt.bytes_on_their_way or attempt.waiting_bytes > MAX_MERGED_BYTES):
             await attempt.settled()

@@ -51,18 +51,18 @@ class Executor:
     async def execute(self, entry: Entry) -> Outcome:
         """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
         try:
-            try:
-                job = Job.decode(entry.body)
-            except WireError as error:
-                return await self._refuse(entry, str(error))
+            job = _job_in(entry)
+            if isinstance(job, Undecodable):
+                return await self._refuse(entry, job)
             return await self._run(entry, job)
         except RedisError as error:
-            return await self._give_up(entry, error)
+            refused = error
         except Exception:
             # Nobody should come here. The lease ends by itself, and each claim counts, so that the job ends, too.
             logger.exception("a job broke the executor: this is a bug", queue=entry.queue, entry=entry.id)
             self._queue.forget(entry)
             return Lost()
+        return await self._give_up(entry, refused)
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         providers = self._providers_for(job)
@@ -94,10 +94,9 @@ class Executor:
 
     # -- before a provider is asked ------------------------------------------------------------------------
 
-    async def _refuse(self, entry: Entry, reason: str) -> Outcome:
+    async def _refuse(self, entry: Entry, outcome: Undecodable) -> Outcome:
         """Bury what is no job; where it names one that somebody may be waiting for, that job fails."""
         job_id = Job.id_in(entry.body)
-        outcome = Undecodable(reason)
         if job_id is None:
             return await self._conclusions.conclude(entry, outcome)
         claimed = await self._queue.claim(entry, Claim(job_id, created_at=_now_ms()))
@@ -212,6 +211,13 @@ class Executor:
             return decide(failure, situation, until)
         pause_ms = round(self._backoff.pause(attempt.number) * 1000)
         return decide(failure, situation, situation.now + pause_ms)
+
+
+def _job_in(entry: Entry) -> Job | Undecodable:
+    try:
+        return Job.decode(entry.body)
+    except WireError as error:
+        return Undecodable(str(error))
 
 
 def _now_ms() -> int:

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from producer.connection import Call
 from producer.wire.keys import Keys
 from worker import scripts
+from worker.pending import Sender
 from worker.providers.provider import Provider
-from worker.writer import Writer
+
+T = TypeVar("T")
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
 
@@ -17,7 +20,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds
 class Limits:
     """Gives out places. A place among all workers' calls is a lease: what a killed worker held comes back by itself."""
 
-    def __init__(self, writer: Writer, keys: Keys, lease: float) -> None:
+    def __init__(self, writer: Sender, keys: Keys, lease: float) -> None:
         self._writer = writer
         self._keys = keys
         self._lease_ms = int(lease * 1000)
@@ -25,9 +28,14 @@ class Limits:
         self._freed: dict[str, asyncio.Event] = {}
         self._held: dict[str, Call] = {}
 
+    async def within(self, provider: Provider, holder: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Wait for a place, and keep it while the call lasts. ``holder`` names this call, and no other."""
+        async with self.place(provider, holder):
+            return await call()
+
     @contextlib.asynccontextmanager
     async def place(self, provider: Provider, holder: str) -> AsyncIterator[None]:
-        """Wait for a place, and keep it while inside. ``holder`` names the call, and no other call."""
+        """Wait for a place, and keep it while inside."""
         async with self._local_place(provider):
             if provider.fleet_concurrency is None:
                 yield

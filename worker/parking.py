@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from producer.wire.keys import Keys
 from worker import scripts
-from worker.writer import Writer
+from worker.pending import Sender
 
 logger = structlog.get_logger("chatrelay.parking")
 
@@ -25,7 +25,7 @@ Asked = Sequence[tuple[str, "asyncio.Future[int]"]]
 class Parking:
     """Parks providers, and tells until when they are. Instants are ms by Redis' clock."""
 
-    def __init__(self, writer: Writer, keys: Keys) -> None:
+    def __init__(self, writer: Sender, keys: Keys) -> None:
         self._writer = writer
         self._keys = keys
         self._rests: dict[str, _Rest] = {}

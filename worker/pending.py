@@ -1,7 +1,7 @@
 """What waits for the writer: a call, or something that makes one when its turn comes."""
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
@@ -57,3 +57,18 @@ class Asked(Pending):
             self.future.set_exception(result)
         else:
             self.future.set_result(result)
+
+
+class Sender(Protocol):
+    """A `worker.writer.Writer`, for those who have something to say to Redis."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def add(self, pending: Pending) -> None:
+        """Send it with the next pipeline, and tell it the result."""
+
+    def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
+        """Send ``call`` with the next pipeline; the future becomes its result."""
+
+    def remember(self, call: Call) -> None:
+        """Say ``call`` to a server that forgot what it acknowledged just now."""

@@ -24,9 +24,9 @@ from worker.attempt import Attempt
 from worker.entry_reader import body_of
 from worker.holdings import Entry, Holdings
 from worker.outcome import Lost, NothingToDo, TooEarly, Unburied
+from worker.pending import Sender
 from worker.settings import Settings
 from worker.settling import Settlings
-from worker.writer import Writer
 
 logger = structlog.get_logger("chatrelay.queue")
 
@@ -78,7 +78,7 @@ NotClaimed = Lost | NothingToDo | TooEarly | Unburied
 class Queue:
     """The queues that this worker serves."""
 
-    def __init__(self, writer: Writer, keys: Keys, holdings: Holdings, settings: Settings) -> None:
+    def __init__(self, writer: Sender, keys: Keys, holdings: Holdings, settings: Settings) -> None:
         self._writer = writer
         self._keys = keys
         self._holdings = holdings

@@ -61,14 +61,20 @@ class Reminder:
         """Return what tells this server's process from any other; nothing, where it does not say."""
         if self._server == "":
             return ""
-        try:
-            info: bytes = await self._line.ask("INFO", "server")
-        except ResponseError:  # an access list may forbid it
+        info = await self._info()
+        if info is None:
             self._line.close()  # fakeredis hangs up after an error
             await self._line.open()
             return ""
         lines = info.decode(errors="replace").splitlines()
         return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
+
+    async def _info(self) -> bytes | None:
+        try:
+            info: bytes = await self._line.ask("INFO", "server")
+        except ResponseError:  # an access list may forbid it
+            return None
+        return info
 
     async def _say_again(self) -> None:
         self._remember(time.monotonic())

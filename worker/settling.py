@@ -11,8 +11,7 @@ from producer.connection import Call
 from producer.wire.keys import GROUP, Keys
 from worker import scripts
 from worker.holdings import Entry, Holdings
-from worker.pending import Pending
-from worker.writer import Writer
+from worker.pending import Pending, Sender
 
 logger = structlog.get_logger("chatrelay.queue")
 
@@ -22,7 +21,7 @@ _SETTLED_AT_ONCE = 200  # entries; Redis does nothing else meanwhile
 class Settlings:
     """Settles entries, each time all that there are."""
 
-    def __init__(self, writer: Writer, keys: Keys, holdings: Holdings) -> None:
+    def __init__(self, writer: Sender, keys: Keys, holdings: Holdings) -> None:
         self._writer = writer
         self._keys = keys
         self._holdings = holdings

@@ -14,6 +14,7 @@ from producer.connection import Line, Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from worker.asking import Asker
+from worker.build import is_compiled
 from worker.cancellations import Cancellations
 from worker.control import Control
 from worker.entry_reader import EntryReader
@@ -172,7 +173,8 @@ class Worker:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 settings = self._settings
-                logger.info("worker ready", name=settings.name, url=str(url), queues=settings.queues)
+                about = {"queues": settings.queues, "compiled": is_compiled()}
+                logger.info("worker ready", name=settings.name, url=str(url), **about)
                 return True
         return False
 

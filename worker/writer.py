@@ -83,17 +83,18 @@ class Writer:
         """Write until cancelled."""
         while True:
             await self._work.wait()
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._reminder.meet_server()
-                await self._let_flow()
-            except (
-                RedisError,
-                OSError,
-                TimeoutError,
-            ) as error:  # of the connection: a refused call is a result
-                self._take_back(str(error) or f"no reply within {self._timeout:g} s")
+            if (why := await self._write_on()) is not None:
+                self._take_back(why)
                 await self._rest()
+
+    async def _write_on(self) -> str | None:
+        """Write until the connection ends; return why, if it failed."""
+        try:
+            await asyncio.wait_for(self._reminder.meet_server(), self._timeout)
+            await self._let_flow()
+        except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
+            return str(error) or f"no reply within {self._timeout:g} s"
+        return None
 
     async def _let_flow(self) -> None:
         """Let calls go out as they come, until the connection ends, or has been silent for too long."""

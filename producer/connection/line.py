@@ -9,24 +9,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection.conversation import Conversation
+from producer.connection.packing import Arg, pack
 from producer.connection.url import Url
-
-Arg = str | bytes | int
-
-
-def pack(*args: Arg) -> bytes:
-    """Return a command as the bytes that are sent."""
-    return pack_words(args)
-
-
-def pack_words(words: tuple[Arg, ...]) -> bytes:
-    """Return the command of these words as the bytes that are sent. A number takes longer than its text would."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one only
-    return packed
 
 
 class Listener(Protocol):

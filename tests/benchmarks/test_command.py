@@ -67,3 +67,4 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> N
     (package / "__init__.py").touch()
     (package / "script.py").write_text(source)
     monkeypatch.setattr(every, "ROOT", folder)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from producer.connection import Line, Url
-from producer.connection.line import pack
+from producer.connection.packing import pack
 from tests.conftest import on_real_servers
 from tests.support.peer import command_from, peer
 from tests.support.servers import Server

@@ -14,6 +14,9 @@ from typing import IO
 from fakeredis import TcpFakeServer
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+"""Where processes find our modules: the compiled ones, if these tests were told where they are, or the sources."""
+
 PATIENCE = 15.0  # seconds after which a fact that did not come is a failed test
 
 WORKER = [str(Path(sys.executable).with_name("chat-worker"))]
@@ -23,7 +26,7 @@ PRODUCER = [str(Path(sys.executable).with_name("chat-producer"))]
 def environment(**variables: str | None) -> dict[str, str]:
     """The environment without what the person at the keyboard has set for chatrelay, and with ``variables``."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("CHAT_", "OPENAI_"))}
-    given = {"PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200", **variables}
+    given = {"PYTHONPATH": PATHS, "TERM": "dumb", "COLUMNS": "200", **variables}
     return {name: value for name, value in {**own, **given}.items() if value is not None}
 
 
@@ -178,4 +181,4 @@ def without(folder: Path, *modules: str) -> Mapping[str, str]:
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Hidden())\n"
     )
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{PATHS}"}

@@ -113,6 +113,7 @@ def unburied(monkeypatch: pytest.MonkeyPatch) -> list[DeadLetter]:
     return lost
 
 
+@pytest.mark.interpreted
 async def test_what_had_failed_and_was_not_buried_is_buried_by_whoever_comes_next(
     producer: Producer, start_worker: StartWorker, unburied: list[DeadLetter], redis: Redis, keys: Keys
 ) -> None:

@@ -263,6 +263,7 @@ class Between:
         monkeypatch.setattr(Queue, "claim", halting)
 
 
+@pytest.mark.interpreted
 async def test_a_cancel_between_two_providers_ends_the_job_and_the_second_is_never_asked(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, between: Between
 ) -> None:
@@ -297,6 +298,7 @@ async def test_a_cancel_whose_hint_was_lost_counts_when_the_first_provider_has_f
     assert await redis.xlen(keys.jobs("default")) == 0
 
 
+@pytest.mark.interpreted
 async def test_a_worker_that_lost_the_job_between_two_providers_asks_no_more(
     producer: Producer, start_worker: StartWorker, between: Between, rival: Rival
 ) -> None:
@@ -323,6 +325,7 @@ async def test_a_worker_that_lost_the_job_between_two_providers_asks_no_more(
     await rival.queue.settle(entry)
 
 
+@pytest.mark.interpreted
 async def test_after_its_deadline_the_next_provider_is_not_asked(
     producer: Producer, start_worker: StartWorker, between: Between, redis: Redis
 ) -> None:

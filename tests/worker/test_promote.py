@@ -112,6 +112,7 @@ async def test_each_queue_of_a_worker_has_its_delayed_jobs(
     assert [(await producer.result(job.id)).text for job in jobs] == list("abab")
 
 
+@pytest.mark.interpreted
 async def test_nobody_polls_while_a_delayed_job_waits(
     upkeep_of: MakeUpkeep,
     reader: EntryReader,

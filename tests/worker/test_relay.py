@@ -450,6 +450,7 @@ class WatchedLog(EventLog):
         await super().flush(attempt)
 
 
+@pytest.mark.interpreted
 async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() -> None:
     size = MAX_WAITING_BYTES // 2
     writer = MemoryWriter()
@@ -471,6 +472,7 @@ async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() 
     assert provider.closed
 
 
+@pytest.mark.interpreted
 async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -493,6 +495,7 @@ async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limi
     assert (await task).chars == MAX_WAITING_BYTES + len("end")
 
 
+@pytest.mark.interpreted
 async def test_g8_a_job_that_is_lost_while_redis_is_waited_for_closes_its_provider() -> None:
     writer = MemoryWriter()
     writer.is_open.clear()

@@ -215,6 +215,7 @@ async def test_an_attempt_that_died_with_its_worker_counts_and_the_next_one_star
     assert (await producer.result(job.id)).text == "whole"
 
 
+@pytest.mark.interpreted
 async def test_a_worker_that_dies_between_the_wait_and_the_queue_loses_no_job(
     producer: Producer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

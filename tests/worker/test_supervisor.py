@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.facts import PATIENCE, until
+from worker import supervisor
 from worker.supervisor import USAGE, Backoff, Launch, Supervisor, launch_of
 
 STAYS = (
@@ -172,7 +173,7 @@ def test_another_worker_in_the_folder_at_hand_is_not_taken_for_ours(
     (tmp_path / "worker").mkdir()
     monkeypatch.chdir(tmp_path)
     assert "-P" in launch_of(1, None, {}).command
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(Path(supervisor.__file__).parents[1])
     assert "-P" not in launch_of(1, None, {}).command
 
 

@@ -55,17 +55,18 @@ class Completion:
     def feed(self, data: bytes) -> Iterator[list[Part]]:
         """Yield the parts that ``data`` completes, up to the end mark, as one list; raise a failure only behind it."""
         parts: list[Part] = []
+        failure: ProviderError | None = None
         try:
             for event in self._parser.feed(data):
                 self._read(event, parts)
                 if self.is_complete:
                     break
-        except ProviderError:
-            if parts:
-                yield parts
-            raise
+        except ProviderError as error:
+            failure = error
         if parts:
             yield parts
+        if failure is not None:
+            raise failure
 
     def end(self) -> list[Part]:
         """Return what only the end makes complete.

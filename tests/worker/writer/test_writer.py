@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.connection import Call
 from worker import writer as writer_module
-from worker.pending import Pending
+from worker.pending import Asked, Pending
 from worker.writer import MAX_BYTES, MAX_CALLS, Writer
 
 from .peer import SCRIPT, FakeLine, Peer, call, running, until_idle, written
@@ -34,16 +34,12 @@ async def test_what_one_step_of_the_loop_makes_ready_goes_together_and_waits_for
     assert await asyncio.gather(first, *others) == [b"a", b"b", b"c", b"d"]
 
 
-class Withdrawn(Pending):
-    """Has nothing to say any more when its turn comes."""
-
-
 async def test_what_has_nothing_to_say_any_more_disturbs_nobody(writer: Writer, peer: Peer) -> None:
     await written(writer, peer, "first")
-    writer.add(Withdrawn())
+    writer.add(Pending())
     await asyncio.sleep(0)
     await written(writer, peer, "a")
-    writer.add(Withdrawn())
+    writer.add(Pending())
     await written(writer, peer, "b")
 
 
@@ -100,25 +96,22 @@ async def test_what_is_not_answered_in_time_is_sent_again_over_another_connectio
         assert await only == b"a"
 
 
-class Broken(Pending):
-    """Cannot say what it wants, or bear to hear what comes of it: a bug."""
+@pytest.mark.interpreted
+@pytest.mark.parametrize("said", [None, call("a")])
+async def test_a_bug_ends_the_writer_and_is_not_hidden(line: FakeLine, peer: Peer, said: Call | None) -> None:
+    class Broken(Pending):
+        """Cannot say what it wants, or bear to hear what comes of it."""
 
-    def __init__(self, call: Call | None) -> None:
-        super().__init__(call)
+        def prepare(self) -> Call | None:
+            if self.call is None:
+                raise ZeroDivisionError
+            return self.call
 
-    def prepare(self) -> Call | None:
-        if self.call is None:
+        def tell(self, result: Any) -> None:
             raise ZeroDivisionError
-        return self.call
 
-    def tell(self, result: Any) -> None:
-        raise ZeroDivisionError
-
-
-@pytest.mark.parametrize("broken", [Broken(None), Broken(call("a"))])
-async def test_a_bug_ends_the_writer_and_is_not_hidden(line: FakeLine, peer: Peer, broken: Pending) -> None:
     writer = Writer(line, 60, peer)  # type: ignore[arg-type]
-    writer.add(broken)
+    writer.add(Broken(said))
     peer.replies.put_nowait({})
     with pytest.raises(ZeroDivisionError):
         await writer.run()
@@ -144,26 +137,15 @@ async def test_a_call_that_breaks_every_connection_keeps_no_other_from_being_wri
     answering.cancel()
 
 
-class Again(Pending):
-    """Has more to say whenever it was answered, as an attempt has."""
-
-    def __init__(self) -> None:
-        super().__init__(call("again"))
-        self.answered = asyncio.Event()
-
-    def tell(self, result: Any) -> None:
-        self.answered.set()
-
-
 async def test_what_was_suspected_once_goes_with_the_others_when_it_has_more_to_say(
     writer: Writer, peer: Peer
 ) -> None:
-    again = Again()
+    again = Asked(call("again"), writer.loop, remembered=True, repeated=True)
     writer.add(again)
     for reply in (RedisConnectionError("gone"), RedisConnectionError("gone"), {}):
         assert await peer.pipelines.get() == ["again"]
         peer.replies.put_nowait(reply)
-    await again.answered.wait()
+    await again.future
     futures = [writer.submit(call("a"))]
     writer.add(again)
     futures.append(writer.submit(call("b")))
