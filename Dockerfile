@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 
 # ---- build: everything lands in a virtual environment, which is all that the image takes over -----------------
-# Not the slim image: there is no compiler in it.
-FROM python:3.13 AS build
+# Not the slim image, which has no compiler, but the same Debian.
+FROM python:3.13-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -34,7 +34,7 @@ RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 tools/venv/bin/pip wheel --quiet --no-deps -
        "chatrelay[worker,cli]"
 
 # ---- the image -----------------------------------------------------------------------------------------------
-FROM python:3.13-slim
+FROM python:3.13-slim-trixie
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin chatrelay
 COPY --from=build /opt/chatrelay /opt/chatrelay
 ENV PATH=/opt/chatrelay/bin:$PATH

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 PLOTS  := $(VENV)/.bench
 LISTS  := benchmarks/peers/requirements
-WHEEL  := dist/.built
+WHEEL  := build/wheel
 COMPILED := build/compiled
 # Our modules are then looked for there first, and not in the folder that we stand in.
 AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)
@@ -53,7 +53,7 @@ soak: $(READY) ## kills, freezes, restarts and faults at random: MINUTES=10, SEE
 verify: $(READY) ## the fault matrix as a table; REDIS=redis://... for a server of your own
 	$(BIN)/chat-worker verify $(if $(REDIS),--redis $(REDIS))
 
-wheel: $(WHEEL) ## a wheel for this Python on this platform, with the busiest modules compiled, in dist
+wheel: $(WHEEL)/.built ## a wheel for .venv's Python on this platform, the busiest modules compiled, in build/wheel
 
 lock: $(READY) ## resolve all lists anew, from pyproject.toml and the peers' *.in (needs uv on the PATH)
 	$(LOCK) --extra dev -o constraints.txt pyproject.toml
@@ -75,18 +75,19 @@ $(PLOTS): $(READY) constraints-bench.txt
 	$(BIN)/python $(HASHED) constraints-bench.txt
 	@touch $(PLOTS)
 
-# From a copy, because the compiler leaves what it makes beside the sources, where Python would take it for them.
-$(WHEEL): $(READY) $(shell find producer worker -type f -not -name '*.pyc')
-	rm -rf build/source dist/*.whl
+# From a copy, because the compiler leaves what it makes beside the sources, where Python would take it for them. The
+# folders are named as well: one changes when a file in it goes.
+$(WHEEL)/.built: $(READY) $(shell find producer worker -not -name '*.pyc' -not -name __pycache__)
+	rm -rf build/source $(WHEEL)
 	mkdir -p build/source
 	cp -r pyproject.toml README.md LICENSE producer worker build/source
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
-	  --no-deps --no-build-isolation --wheel-dir dist build/source
+	  --no-deps --no-build-isolation --wheel-dir $(WHEEL) build/source
 	@touch $@
 
-$(COMPILED)/.installed: $(WHEEL)
+$(COMPILED)/.installed: $(WHEEL)/.built
 	rm -rf $(COMPILED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) dist/*.whl
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(COMPILED) $(WHEEL)/*.whl
 	@touch $@
 
 # The peers ask for three different major versions of redis-py: no single environment holds them all.

@@ -50,19 +50,23 @@ class Executor:
 
     async def execute(self, entry: Entry) -> Outcome:
         """Run the entry's job to an outcome, and do what follows from it. Never raises, unless cancelled."""
+        outcome = await self._executed(entry)
+        return await self._give_up(entry, outcome) if isinstance(outcome, RedisError) else outcome
+
+    async def _executed(self, entry: Entry) -> Outcome | RedisError:
+        """Return the outcome, or the error with which Redis refuses to work on the job."""
         try:
             job = _job_in(entry)
             if isinstance(job, Undecodable):
                 return await self._refuse(entry, job)
             return await self._run(entry, job)
         except RedisError as error:
-            refused = error
+            return error
         except Exception:
             # Nobody should come here. The lease ends by itself, and each claim counts, so that the job ends, too.
             logger.exception("a job broke the executor: this is a bug", queue=entry.queue, entry=entry.id)
             self._queue.forget(entry)
             return Lost()
-        return await self._give_up(entry, refused)
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         providers = self._providers_for(job)

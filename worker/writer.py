@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from producer.connection import Call, Line, ScriptRunner
+from producer.connection.tasks import within
 from worker.pending import Asked, Pending
 from worker.refusals import is_passing
 from worker.reminder import Reminder
@@ -90,7 +91,7 @@ class Writer:
     async def _write_on(self) -> str | None:
         """Write until the connection ends; return why, if it failed."""
         try:
-            await asyncio.wait_for(self._reminder.meet_server(), self._timeout)
+            await within(self._timeout, self._reminder.meet_server())
             await self._let_flow()
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             return str(error) or f"no reply within {self._timeout:g} s"

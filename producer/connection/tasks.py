@@ -1,7 +1,10 @@
-"""Ending a task that talks to Redis."""
+"""Ending what talks to Redis: a task, or a step that lasts too long."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _AGAIN_AFTER = 0.05  # seconds
 
@@ -17,3 +20,13 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
             task.cancel()
         await asyncio.wait(running, timeout=_AGAIN_AFTER)
     await asyncio.gather(*tasks, return_exceptions=True)  # marks their exceptions as seen
+
+
+async def within(seconds: float, step: Awaitable[T]) -> T:
+    """Take a step that may last for so long. `asyncio.wait_for` may lose a cancel (Python 3.11).
+
+    Raises:
+        TimeoutError: it lasted longer.
+    """
+    async with asyncio.timeout(seconds):
+        return await step

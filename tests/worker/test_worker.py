@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from producer import Chunk, Done, Producer, Queued, Started, Waiting
+from producer import Chunk, Done, JobFailed, Producer, Queued, Started, Waiting
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
@@ -343,6 +343,22 @@ async def test_an_end_that_cannot_be_written_is_a_failure_and_not_silence(
         "leaves": "provider_crashed",
         "wrong": "internal_error",
     }
+
+
+@pytest.mark.parametrize("concurrency", [None, 1])
+async def test_a_provider_that_breaks_off_before_its_answer_has_failed(
+    producer: Producer, start_worker: StartWorker, concurrency: int | None
+) -> None:
+    class Stops:
+        @classmethod
+        def create_async_generator(cls, model: str, messages: Any, **_: Any) -> Any:
+            return next(iter(()))
+
+    await start_worker(Registry([Provider("s", "s", Stops, "", True, (), concurrency=concurrency)]))
+    job = await producer.enqueue("x", provider="s", max_attempts=1)
+    with pytest.raises(JobFailed) as failed:
+        await producer.result(job.id, timeout=5)
+    assert failed.value.code == "provider_crashed"
 
 
 async def test_the_grace_time_does_not_use_up_the_time_to_hand_back(

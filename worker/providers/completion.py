@@ -66,7 +66,10 @@ class Completion:
         if parts:
             yield parts
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # it holds this frame, and would be held by it
 
     def end(self) -> list[Part]:
         """Return what only the end makes complete.

@@ -142,7 +142,12 @@ class Provider:
             raise BadRequest(f"provider {self.name!r} does not let a job set: {', '.join(refused)}")
         arguments = self._arguments_for(job, http)
         messages = continued(job.messages, standing, self.continuation) if standing else job.messages
-        parts: AsyncIterator[Part] = self.cls.create_async_generator(self._model(job), messages, **arguments)
+        try:
+            parts: AsyncIterator[Part] = self.cls.create_async_generator(
+                self._model(job), messages, **arguments
+            )
+        except StopIteration as error:  # a compiled coroutine would return, where any other says this
+            raise RuntimeError("it raised StopIteration") from error
         return parts
 
     def _arguments_for(self, job: Job, http: aiohttp.ClientSession) -> dict[str, Any]:
