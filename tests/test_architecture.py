@@ -129,7 +129,7 @@ def test_the_executor_sees_no_key_and_no_client() -> None:
 
 
 def test_the_relay_and_the_outcomes_see_no_redis() -> None:
-    for module in ("worker.relay", "worker.outcome"):
+    for module in ("worker.relay", "worker.intake", "worker.outcome"):
         assert (
             strangers([module], "redis", "producer.connection", "producer.wire.keys", "worker.scripts") == []
         )

@@ -10,6 +10,7 @@ import pytest
 from producer.wire.events import MAX_TEXT_CHARS, Chunk, Event, Reasoning, ToolCall, Usage
 from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
+from tests.support.facts import until
 from worker.attempt import Attempt, LeaseLost
 from worker.clock import Clocks
 from worker.event_log import MAX_WAITING_BYTES, EventLog
@@ -437,32 +438,18 @@ async def test_an_iterator_that_cannot_be_closed_is_read_all_the_same() -> None:
 # -- a slow Redis ----------------------------------------------------------------------------------------------
 
 
-class WatchedLog(EventLog):
-    """Says when somebody waits for Redis."""
-
-    def __init__(self, writer: MemoryWriter) -> None:
-        super().__init__(writer, Keys("t"))  # type: ignore[arg-type]
-        self.waited_for = asyncio.Event()
-
-    async def flush(self, attempt: Attempt) -> None:
-        self.was_full = self.is_full(attempt)
-        self.waited_for.set()
-        await super().flush(attempt)
-
-
-@pytest.mark.interpreted
 async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() -> None:
     size = MAX_WAITING_BYTES // 2
     writer = MemoryWriter()
     writer.is_open.clear()
-    log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
+    log, attempt = EventLog(writer, Keys("t")), Attempt("job", 1000, 1)  # type: ignore[arg-type]
     provider = Provider(*["x" * size] * 9)
     # The limit between chunks is far too short for anything: it must not run while Redis is waited for.
     task = asyncio.create_task(
         relay(provider.answer(), attempt, log, Clocks().of(limits(between_chunks=1e-9)))
     )
-    await log.waited_for.wait()
-    assert log.was_full
+    await until(lambda: attempt._settled)  # Redis is waited for
+    assert attempt.bytes_on_their_way + attempt.waiting_bytes > MAX_WAITING_BYTES
     assert provider.asked == 2  # one is on its way, one waits
     assert not task.done()
     writer.is_open.set()
@@ -472,13 +459,12 @@ async def test_g8_while_too_much_waits_to_be_written_the_provider_is_not_read() 
     assert provider.closed
 
 
-@pytest.mark.interpreted
 async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     writer = MemoryWriter()
     writer.is_open.clear()
-    log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
+    log, attempt = EventLog(writer, Keys("t")), Attempt("job", 1000, 1)  # type: ignore[arg-type]
 
     async def answer() -> AsyncGenerator[base.Part]:
         for _ in range(2):  # one is on its way, one waits
@@ -488,21 +474,20 @@ async def test_g8_the_time_for_which_redis_was_waited_for_counts_against_no_limi
         yield "end"
 
     task = asyncio.create_task(relay(answer(), attempt, log, Clocks().of(limits())))
-    await log.waited_for.wait()
+    await until(lambda: attempt._settled)  # Redis is waited for
     later = asyncio.get_running_loop().time() + 2 * LONG
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
     writer.is_open.set()
     assert (await task).chars == MAX_WAITING_BYTES + len("end")
 
 
-@pytest.mark.interpreted
 async def test_g8_a_job_that_is_lost_while_redis_is_waited_for_closes_its_provider() -> None:
     writer = MemoryWriter()
     writer.is_open.clear()
-    log, attempt = WatchedLog(writer), Attempt("job", 1000, 1)
+    log, attempt = EventLog(writer, Keys("t")), Attempt("job", 1000, 1)  # type: ignore[arg-type]
     provider = Provider(*["x" * MAX_WAITING_BYTES] * 9)
     task = asyncio.create_task(relay(provider.answer(), attempt, log, Clocks().of(limits())))
-    await log.waited_for.wait()
+    await until(lambda: attempt._settled)  # Redis is waited for
     attempt.lose()
     with pytest.raises(LeaseLost):
         await task
