@@ -1,6 +1,6 @@
 """What mypyc compiles must mean the same as its source.
 
-`make test-compiled` runs all tests on compiled modules. What stands here is read off the source, because a breach of it
+`make test-compiled` runs the tests on compiled modules. What stands here is read off the source, because a breach of it
 would only show in another task than the one that made it, and then at times.
 """
 
