@@ -26,7 +26,7 @@ from worker.providers.openai_compatible import OpenAICompatible
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 WARM_UP = 50
-CALLS, FEWER = 300, 100
+CALLS, FEWER = 1000, 100
 CONCURRENCY = 64
 BOUND = Bound("<=", 0.8, 0.4)  # ms
 
