@@ -134,6 +134,7 @@ class TextStream:
         self._handed_out = self._stands = _SOME if goes_on else 0
         self._unsettled: list[str] = []
         self._pieces: deque[str] = deque()
+        self._is_over = False
 
     def __aiter__(self) -> Self:
         return self
@@ -149,7 +150,7 @@ class TextStream:
         return piece
 
     async def read(self) -> Sequence[str]:
-        """Return all pieces of text that are ready, at least one; none once the job is done."""
+        """Return all pieces of text that are ready, at least one; none once the job is done, or the stream left."""
         await self._make_ready()
         pieces = tuple(self._pieces)
         self._pieces.clear()
@@ -165,9 +166,9 @@ class TextStream:
     async def _make_ready(self) -> None:
         if self._subscription is None:
             self._subscription = await self._begin()
-        while not self._pieces and self.end is None:
+        while not self._pieces and not self._is_over:
             await self._read(self._subscription)
-        if not self._pieces:
+        if not self._pieces and self.end is not None:  # otherwise somebody has left, maybe while this waited
             check_done(self._subscription.job_id, self.end)
 
     async def _read(self, subscription: Subscription) -> None:
@@ -183,7 +184,8 @@ class TextStream:
                 elif isinstance(event, Started):
                     self._stands, self._unsettled = _cut_back(self._stands, self._unsettled, event.keeps)
             self.end = subscription.end
-            if self.end is not None or not subscription.behind:
+            self._is_over = self.end is not None or not events
+            if self._is_over or not subscription.behind:
                 break
         self._pieces.extend(filter(None, self._unsettled))
         self._unsettled = []
@@ -199,6 +201,8 @@ class TextStream:
 
 def _cut_back(stands: int, pieces: list[str], keeps: int) -> tuple[int, list[str]]:
     """Keep the first ``keeps`` characters of what was handed out and of the pieces after it."""
+    if keeps and stands >= _SOME:
+        return stands, pieces  # how many they are is not known; a worker that goes on keeps all that stands
     if keeps <= stands:
         return keeps, []
     return stands, ["".join(pieces)[: keeps - stands]]

@@ -16,6 +16,7 @@ from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
 
 _MAX_REASON_CHARS = 500
+_NO_REASON = "requested"  # an empty one would be no mark
 _TRIES = 10
 
 
@@ -41,7 +42,7 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> tuple[
         Unavailable: Redis cannot be reached.
     """
     names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id), keys.events(job_id)]
-    reason = reason[:_MAX_REASON_CHARS].encode(errors="replace").decode()
+    reason = reason[:_MAX_REASON_CHARS].encode(errors="replace").decode() or _NO_REASON
     for _ in range(_TRIES):
         record, now_ms = await read_record(link, keys, job_id)
         attempt = number_in(record, "attempt")

@@ -35,7 +35,7 @@ class Producer:
         max_queue_length: with this many jobs in a queue, waiting, running or not due yet, ``enqueue`` raises
             `QueueFull`.
         idle_check: seconds without an event after which a subscription looks at the log by itself.
-        patience: seconds for which a subscription bears that Redis is away.
+        patience: seconds for which a subscription that has begun bears that Redis is away.
 
     Raises:
         InvalidSetting: the URL or the prefix cannot be used.

@@ -9,6 +9,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ReadOnlyError,
     RedisError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,7 +21,7 @@ from producer.errors import Unavailable
 
 T = TypeVar("T")
 
-_PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
+_PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 _FINAL = (AuthenticationError, AuthorizationError)
 _READS_AT_ONCE = 64
 """Further ones wait for their turn, outside of the time limit: a thousand readers who come at once would take each
@@ -148,6 +149,8 @@ class Link:
                         raise
                     except _PASSING as error:
                         last = error
+                    if isinstance(last, ReadOnlyError):
+                        await self._leave(line)
                     await asyncio.sleep(pause)
                     if self.closed:
                         raise Unavailable("this Producer was closed") from last
@@ -157,6 +160,13 @@ class Link:
             raise self._too_late(why, line) from why
         except RedisError as error:
             raise self._refused(error) from error
+
+    async def _leave(self, line: Line | None) -> None:
+        """Leave a server that was demoted: its connections stay open, and only new ones may lead to the other one."""
+        if line is not None:
+            line.close()
+        else:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def aclose(self) -> None:
         """Close the connections; whatever is asked afterwards is refused."""

@@ -40,7 +40,7 @@ class Subscription:
     Raises, while iterating:
         JobNotFound: no such job, or its retention is over (also if that happens under a waiting reader).
         CorruptLog: the log breaks the contract.
-        Unavailable: Redis stayed away for longer than ``patience`` seconds.
+        Unavailable: Redis stayed away for longer than ``patience`` seconds, or could not be subscribed to in time.
         RuntimeError: another task waits for its next event already.
     """
 

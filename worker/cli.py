@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -225,7 +224,7 @@ def _work(settings: "Settings", registry: "Registry", early_stop: threading.Even
 def _supervise(
     processes: int, name: str | None, variables: dict[str, str], grace: float, early_stop: threading.Event
 ) -> NoReturn:
-    from worker.supervisor import Supervisor, launch_of
+    from worker.supervisor import Supervisor, launches
 
-    launch = partial(launch_of, name=name or None, variables=variables)
-    raise typer.Exit(run_until_stopped(Supervisor(launch, processes, grace), early_stop, fast=False))
+    supervisor = Supervisor(launches(name or None, variables), processes, grace)
+    raise typer.Exit(run_until_stopped(supervisor, early_stop, fast=False))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Arg, Line, bounded
@@ -59,7 +59,7 @@ class EntryReader:
         if not self._is_open:
             await self.open()
         try:
-            entries = await self._unheard(count) if self._in_doubt else await self._next(count)
+            entries = await self._unheard(count) if self._in_doubt else await self._new(count)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -69,16 +69,15 @@ class EntryReader:
         except (RedisError, OSError):
             self._in_doubt = True
             raise
-        self._holdings.add(entries)
-        return entries
+        # A group that was made again hands over once more what is running here; and what Redis is asked about after a
+        # doubt may be reclaimed by this very worker meanwhile.
+        new = self._holdings.without_held(entries)
+        self._holdings.add(new)
+        return new
 
     async def rest(self) -> list[Entry]:
         """Return what Redis handed to this worker in replies that never arrived, so that it can be released."""
         return await self._unheard(None)
-
-    async def _next(self, count: int) -> list[Entry]:
-        # A group that was made again hands over once more what is running here.
-        return self._holdings.without_held(await self._new(count))
 
     async def _new(self, count: int) -> list[Entry]:
         if len(self._queues) == 1:
@@ -132,8 +131,8 @@ class EntryReader:
                 if not self._line.is_open:
                     await self._line.open()
                 return await self._line.ask(*command)
-        except RedisTimeoutError:
-            self._line.close()  # what is silent may stay so
+        except (RedisTimeoutError, ReadOnlyError):
+            self._line.close()  # what is silent may stay so, and what was demoted does
             raise
 
 

@@ -21,7 +21,7 @@ from worker.queue import Claim, Claimed, Queue
 from worker.retry import Backoff, Situation, decide, most_hopeful, spread, too_late
 from worker.run import Run
 from worker.settings import Settings
-from worker.standing import StandingReader
+from worker.standing import Standing, StandingReader
 
 logger = structlog.get_logger("chatrelay.executor")
 
@@ -168,8 +168,9 @@ class Executor:
                 return stopped
             if not failures and provider is not providers[0]:
                 await self._queue.choose(run.attempt, provider.name, provider.model_for(run.job))
-            goes_on = provider.can_go_on and run.standing.can_be_continued
-            standing = run.standing.text if goes_on else ""
+            if not (provider.can_go_on and run.standing.can_be_continued):
+                run.standing = Standing()  # readers drop it, so the next one has nothing to go on from either
+            standing = run.standing.text
             outcome = await self._asker.ask(Question(run.entry, run.job, run.attempt, provider, standing))
             if not isinstance(outcome, Failure):
                 self._parking.works(provider.name)

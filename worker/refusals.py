@@ -46,6 +46,14 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and not is_passing(error)
 
 
+def is_demotion(error: BaseException) -> bool:
+    """Whether the server says that it may not be written to, as one does whose place another one has taken.
+
+    The connection stays open, and would be refused for ever; a new one may lead to that other server.
+    """
+    return isinstance(error, ReadOnlyError)
+
+
 def is_passing(result: Any) -> bool:
     """Whether a call's result says that the server cannot serve at present."""
     if not isinstance(result, RedisError):

@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from producer.connection import Call, Line, ScriptRunner
+from producer.connection.tasks import within
 from worker.recent_calls import RecentCalls
 from worker.refusals import is_passing
 
@@ -19,11 +20,16 @@ _SAID_AT_ONCE = 1000  # calls: as many as the writer has on their way at once
 
 
 class Reminder:
-    """Knows the server at the other end of ``line``, and what it acknowledged lately."""
+    """Knows the server at the other end of ``line``, and what it acknowledged lately.
 
-    def __init__(self, line: Line, scripts: ScriptRunner) -> None:
+    ``timeout``: seconds that each step may take. All of them together may take longer: where a whole fleet comes back
+    to a server, what they all have to tell it takes its time, and to begin again would only make it more.
+    """
+
+    def __init__(self, line: Line, scripts: ScriptRunner, timeout: float) -> None:
         self._line = line
         self._scripts = scripts
+        self._timeout = timeout
         self._acknowledged: list[Call] = []
         """Calls that are about to be remembered."""
         self._recent = RecentCalls()
@@ -46,11 +52,12 @@ class Reminder:
 
         Raises:
             redis.exceptions.RedisError: it cannot be reached, or cannot take what it is told; nothing is forgotten.
+            TimeoutError: it did not answer in time; nothing is forgotten.
         """
         if self._has_met_server and self._line.is_open:
             return
         self._has_met_server = False
-        await self._line.open()
+        await within(self._timeout, self._line.open())
         server = await self._name_of_server()
         # One that does not say who it is may always be another one.
         if self._server is not None and (server != self._server or not server):
@@ -61,10 +68,10 @@ class Reminder:
         """Return what tells this server's process from any other; nothing, where it does not say."""
         if self._server == "":
             return ""
-        info = await self._info()
+        info = await within(self._timeout, self._info())
         if info is None:
             self._line.close()  # fakeredis hangs up after an error
-            await self._line.open()
+            await within(self._timeout, self._line.open())
             return ""
         lines = info.decode(errors="replace").splitlines()
         return next((line.partition(":")[2] for line in lines if line.startswith("run_id:")), "")
@@ -82,7 +89,8 @@ class Reminder:
         logger.warning("redis is not the server it was, telling it the last again", calls=len(calls))
         self._scripts.forget()
         for start in range(0, len(calls), _SAID_AT_ONCE):
-            results = await self._scripts.run_packed(scripts, calls[start : start + _SAID_AT_ONCE])
+            said = self._scripts.run_packed(scripts, calls[start : start + _SAID_AT_ONCE])
+            results = await within(self._timeout, said)
             for refused in filter(is_passing, results):
                 raise refused  # it cannot take them yet: nothing else may come before them
 

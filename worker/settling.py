@@ -30,12 +30,12 @@ class Settlings:
     def add(self, entry: Entry) -> "asyncio.Future[None]":
         """Settle the entry with the next pipeline; done when Redis has."""
         settling = self._growing.get(entry.queue)
-        if settling is None or not settling.has_room:
-            settling = self._growing[entry.queue] = Settling(
-                self._keys.jobs(entry.queue), self._holdings, self._writer.loop
-            )
+        if settling is not None and settling.has_room:
+            settling.entries.append(entry)
+        else:
+            jobs = self._keys.jobs(entry.queue)
+            settling = self._growing[entry.queue] = Settling(jobs, self._holdings, self._writer.loop, entry)
             self._writer.add(settling)
-        settling.entries.append(entry)
         return settling.done
 
 
@@ -44,11 +44,11 @@ class Settling(Pending):
 
     __slots__ = ("_holdings", "_jobs", "done", "entries")
 
-    def __init__(self, jobs: str, holdings: Holdings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, jobs: str, holdings: Holdings, loop: asyncio.AbstractEventLoop, first: Entry) -> None:
         super().__init__()
         self._jobs = jobs
         self._holdings = holdings
-        self.entries: list[Entry] = []
+        self.entries = [first]
         self.done: asyncio.Future[None] = loop.create_future()
 
     @property

@@ -35,19 +35,23 @@ class Launch:
     environment: Mapping[str, str]
 
 
-def launch_of(number: int, name: str | None, variables: Mapping[str, str]) -> Launch:
-    """Return how the worker of this ``number`` is started.
+def launches(name: str | None, variables: Mapping[str, str]) -> Callable[[int], Launch]:
+    """Return what says how the worker of a number is started.
 
     ``name``: what the workers' names begin with; None leaves each the one it gives itself. ``variables``: the
     settings, as the variables that `chat-worker run` reads.
     """
-    named = {} if name is None else {"CHAT_NAME": f"{name}-{number}"}
-    environment = {**os.environ, **variables, **named, "CHAT_PROCESSES": "1"}
     # The folder in which the operator stands is searched only if we were found there ourselves: it may well hold
-    # another `worker`.
+    # another `worker`. It is looked at now, because it may be gone when a worker is replaced.
     found_here = Path(__file__).parents[1] == Path.cwd()
     safely = [] if found_here else ["-P"]
-    return Launch([sys.executable, *safely, "-m", "worker", "run", "--lifeline"], environment)
+
+    def launch_of(number: int) -> Launch:
+        named = {} if name is None else {"CHAT_NAME": f"{name}-{number}"}
+        environment = {**os.environ, **variables, **named, "CHAT_PROCESSES": "1"}
+        return Launch([sys.executable, *safely, "-m", "worker", "run", "--lifeline"], environment)
+
+    return launch_of
 
 
 @dataclass(slots=True)
@@ -147,7 +151,7 @@ class Supervisor:
                 stdin=lifeline.end,
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor alone, and it passes it on
             )
-        except OSError as error:  # no memory, no processes, no file handles left
+        except (OSError, RuntimeError) as error:  # no memory, no processes, no threads, no file handles left
             logger.error("a worker process cannot be started", number=number, error=str(error))
             return 1
         logger.info("worker process started", number=number, pid=process.pid)

@@ -16,9 +16,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from producer.connection import Call, Line, ScriptRunner
-from producer.connection.tasks import within
 from worker.pending import Asked, Pending
-from worker.refusals import is_passing
+from worker.refusals import is_demotion, is_passing
 from worker.reminder import Reminder
 
 logger = structlog.get_logger("chatrelay.writer")
@@ -45,7 +44,7 @@ class Writer:
         self._line = line
         self._timeout = timeout
         self._scripts = scripts or ScriptRunner(line)
-        self._reminder = Reminder(line, self._scripts)
+        self._reminder = Reminder(line, self._scripts, timeout)
         self._waiting: list[Pending] = []
         self._said: deque[Pending] = deque()
         self._said_bytes = 0
@@ -91,7 +90,7 @@ class Writer:
     async def _write_on(self) -> str | None:
         """Write until the connection ends; return why, if it failed."""
         try:
-            await within(self._timeout, self._reminder.meet_server())
+            await self._reminder.meet_server()
             await self._let_flow()
         except (RedisError, OSError, TimeoutError) as error:  # of the connection: a refused call is a result
             return str(error) or f"no reply within {self._timeout:g} s"
@@ -187,7 +186,8 @@ class Writer:
                 self._flow.set_exception(bug)  # `run` raises it
             raise
         self._is_careful = False
-        self._pause = _FIRST_PAUSE
+        if self._flow is not None and not self._flow.done():
+            self._pause = _FIRST_PAUSE
         if self._waiting or self._unknown:
             self._write_soon()
 
@@ -200,6 +200,7 @@ class Writer:
 
     def _answer(self, results: Sequence[Any]) -> None:
         refused: list[Pending] = []
+        demotion: RedisError | None = None
         for result in results:
             pending = self._said.popleft()
             assert pending.call is not None, "it was said"
@@ -216,11 +217,15 @@ class Writer:
                     "redis cannot serve, writing again", error=str(self._scripts.refusal or result)
                 )
                 refused.append(pending)
+                if is_demotion(result):
+                    demotion = result
                 continue
             pending.tell(result)
         self._reminder.server_was_heard_of()
         if refused:
             self._write_later(refused)
+        if demotion is not None:
+            self.lost(demotion)
 
     def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.

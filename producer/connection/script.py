@@ -28,8 +28,7 @@ class Script:
 
     def on(self, keys: Sequence[str], *args: Arg) -> "Call":
         """Return the call of this script on ``keys`` with ``args``."""
-        words = ("EVALSHA", self.sha, str(len(keys)), *keys, *args)
-        return Call(self, keys, args, pack_words(words))
+        return Call(self, keys, args, pack_words(_words(self, keys, args)))
 
     def unsaid(self, keys: Sequence[str], *args: Arg) -> "Call":
         """Return a call that will probably never be said: it is not packed, and is to be so from its `words`."""
@@ -75,4 +74,8 @@ class Call:
     @property
     def words(self) -> tuple[Arg, ...]:
         """The command."""
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+        return _words(self.script, self.keys, self.args)
+
+
+def _words(script: Script, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Arg, ...]:
+    return ("EVALSHA", script.sha, str(len(keys)), *keys, *args)

@@ -351,6 +351,18 @@ async def test_a_cancelled_job_keeps_its_place_until_a_worker_meets_its_entry(
         assert 0 < await redis.pttl(key) <= 60_000
 
 
+async def test_a_cancel_without_a_word_of_reason_is_a_cancel(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    gate = Gate()
+    await start_worker(gated_registry(gate))
+    job = await producer.enqueue("x", provider="gated")
+    await gate.first_chunk_out.wait()
+    await producer.cancel(job.id, reason="")
+    last = (await events_of(producer, job.id))[-1]
+    assert last == Cancelled(last.id, "requested", upstream_closed=True)
+
+
 async def test_any_reason_is_told_but_not_at_any_length(
     producer: Producer, start_worker: StartWorker
 ) -> None:

@@ -15,6 +15,7 @@ from producer import (
     Job,
     JobCancelled,
     JobFailed,
+    Producer,
     Queued,
     Reasoning,
     Started,
@@ -23,6 +24,8 @@ from producer import (
     Waiting,
 )
 from producer.answer import Answer
+from tests.conftest import StartWorker
+from tests.support.gated import Gate, gated_registry
 
 A_JOB = Job(id="j", queue="q", messages=[{"role": "user", "content": "x"}], created_at=0)
 
@@ -47,11 +50,11 @@ class Scripted:
         self.closed = True
 
 
-def stream(subscription: Scripted, restarts: list[int] | None = None) -> TextStream:
+def stream(subscription: Scripted, restarts: list[int] | None = None, *, goes_on: bool = False) -> TextStream:
     async def begin():  # type: ignore[no-untyped-def]
         return subscription
 
-    return TextStream(begin, None if restarts is None else restarts.append, A_JOB)
+    return TextStream(begin, None if restarts is None else restarts.append, A_JOB, goes_on=goes_on)
 
 
 def live(*events: Event) -> tuple[Sequence[Event], bool]:
@@ -159,6 +162,20 @@ async def test_kept_text_that_was_not_handed_out_yet_is_cut_to_what_stands() -> 
     assert "".join([text async for text in stream(source)]) == "abcdX"
 
 
+async def test_what_came_unseen_before_an_attempt_that_goes_on_is_handed_out_behind_a_cursor() -> None:
+    source = Scripted(replayed(chunk("abc")), live(started(2, keeps=13), chunk("d"), DONE))
+    restarts: list[int] = []
+    assert [text async for text in stream(source, restarts, goes_on=True)] == ["abc", "d"]
+    assert restarts == []
+
+
+async def test_whatever_starts_afresh_behind_a_cursor_is_a_restart() -> None:
+    source = Scripted(replayed(chunk("abc")), live(started(2), chunk("x"), DONE))
+    restarts: list[int] = []
+    assert [text async for text in stream(source, restarts, goes_on=True)] == ["x"]
+    assert restarts == [0]
+
+
 async def test_two_restarts_that_were_missed_are_one() -> None:
     source = Scripted(
         live(started(1), chunk("abc")),
@@ -216,3 +233,30 @@ async def test_a_step_that_is_cancelled_and_taken_again_loses_nothing() -> None:
         cancelled.cancel()
         first = [] if (await asyncio.wait([cancelled])) and cancelled.cancelled() else [cancelled.result()]
         assert [*first, *[text async for text in reading]] == ["a", "b", "c"]
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_is_left_inside_its_loop_is_over(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    await start_worker(gated_registry(Gate()))
+    reading, seen = producer.stream("x", provider="gated"), list[str]()
+    async for text in reading:
+        seen.append(text)
+        await reading.aclose()
+    assert seen == ["one "]
+    assert await reading.read() == ()
+
+
+async def test_a_stream_that_another_task_leaves_is_over(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    await start_worker(gated_registry(Gate()))
+    reading = producer.stream("x", provider="gated")
+    assert await anext(reading) == "one "
+    waiting = asyncio.create_task(anext(reading, "over"))
+    await asyncio.sleep(0)
+    await reading.aclose()
+    assert await waiting == "over"

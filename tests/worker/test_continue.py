@@ -132,6 +132,24 @@ async def test_a_provider_that_sees_only_the_last_message_starts_afresh(
     assert second.calls[0].messages == HI
 
 
+async def test_a_text_that_was_dropped_by_one_provider_is_not_gone_on_with_by_the_next(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    first = Scripted("a", ["ab", Cut("1")], [Broken("2")], has_memory=False)
+    second = Scripted("b", ["whole"])
+    await start_worker(registry(first, second), **QUICK)
+    job = await producer.enqueue(HI, provider=["a", "b"], on_retry="continue")
+    assert (await transcript(producer, job.id))[4:] == [
+        "started 2 a",
+        "waiting retry",
+        "started 2 b",
+        "+whole",
+        "done 5",
+    ]
+    assert second.calls[0].messages == HI
+    assert (await producer.result(job.id)).text == "whole"
+
+
 # -- the worker goes, and not the provider ---------------------------------------------------------------------
 
 

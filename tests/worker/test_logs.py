@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import structlog
@@ -63,3 +64,12 @@ def test_a_line_is_written_with_its_end_in_one_go(monkeypatch: pytest.MonkeyPatc
     (line,) = written
     assert json.loads(line)["event"] == "a line"
     assert line.endswith("}\n")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - it tries once more at its end, and raises
+    monkeypatch.setattr("sys.stderr", full)
+    logs.set_up("info", "json")
+    structlog.get_logger().warning("nobody will read this")
+    with pytest.raises(OSError, match="No space left"):
+        full.close()

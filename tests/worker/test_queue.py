@@ -455,6 +455,28 @@ async def test_an_entry_whose_body_is_gone_is_taken_as_no_job(
     assert (entry.id, entry.body) == (entry_id.decode(), b"")
 
 
+async def test_what_this_worker_reclaims_while_it_looks_for_what_it_never_heard_of_is_taken_once(
+    line: Line, keys: Keys, holdings: Holdings, settings: Settings, producer: Producer, redis: Redis
+) -> None:
+    reader = EntryReader(line, keys, holdings, settings)
+    await reader.open()
+    await producer.enqueue("x", provider="echo")
+    ((_, ((entry_id, fields),)),) = await redis.xreadgroup(
+        GROUP, holdings.consumer, {keys.jobs("default"): ">"}
+    )
+    reclaimed = Entry("default", entry_id.decode(), fields[b"job"], 2)
+    ask = line.ask
+
+    async def ask_while_reclaiming(*command: Any) -> Any:
+        if command[0] == "XRANGE":
+            holdings.add([reclaimed])
+        return await ask(*command)
+
+    line.ask = ask_while_reclaiming  # type: ignore[method-assign]
+    reader._in_doubt = True
+    assert await reader.take(1) == []
+
+
 # -- tidy, leave ----------------------------------------------------------------------------------------------
 
 

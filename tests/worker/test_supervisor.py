@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from tests.support.facts import PATIENCE, until
 from worker import supervisor
-from worker.supervisor import USAGE, Backoff, Launch, Supervisor, launch_of
+from worker.supervisor import USAGE, Backoff, Launch, Supervisor, launches
 
 STAYS = (
     "import pathlib, signal, sys, time\n{}\npathlib.Path(sys.argv[1]).touch()\nwhile True: time.sleep(0.01)"
@@ -159,12 +159,12 @@ def test_what_a_worker_is_told_stands_in_its_environment_and_not_in_its_command(
 ) -> None:
     monkeypatch.setenv("OF_THE_OPERATOR", "kept")
     monkeypatch.setenv("CHAT_PROCESSES", "3")
-    launch = launch_of(2, "w", {"CHAT_REDIS_URL": "redis://:secret@h", "CHAT_GRACE": "7"})
+    launch = launches("w", {"CHAT_REDIS_URL": "redis://:secret@h", "CHAT_GRACE": "7"})(2)
     assert "secret" not in " ".join(launch.command)
     told = {name: launch.environment[name] for name in ("CHAT_NAME", "CHAT_GRACE", "OF_THE_OPERATOR")}
     assert told == {"CHAT_NAME": "w-2", "CHAT_GRACE": "7", "OF_THE_OPERATOR": "kept"}
     assert launch.environment["CHAT_PROCESSES"] == "1"
-    assert "CHAT_NAME" not in launch_of(1, None, {}).environment
+    assert "CHAT_NAME" not in launches(None, {})(1).environment
 
 
 def test_another_worker_in_the_folder_at_hand_is_not_taken_for_ours(
@@ -172,9 +172,20 @@ def test_another_worker_in_the_folder_at_hand_is_not_taken_for_ours(
 ) -> None:
     (tmp_path / "worker").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert "-P" in launch_of(1, None, {}).command
+    assert "-P" in launches(None, {})(1).command
     monkeypatch.chdir(Path(supervisor.__file__).parents[1])
-    assert "-P" not in launch_of(1, None, {}).command
+    assert "-P" not in launches(None, {})(1).command
+
+
+def test_a_worker_can_be_replaced_when_the_folder_at_hand_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = tmp_path / "release"
+    release.mkdir()
+    monkeypatch.chdir(release)
+    launch_of = launches(None, {})
+    release.rmdir()
+    assert launch_of(1).command[0] == sys.executable
 
 
 def test_signals_are_told_by_name() -> None:

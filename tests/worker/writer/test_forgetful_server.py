@@ -14,7 +14,7 @@ from worker import reminder as reminder_module
 from worker.recent_calls import REMEMBERED_BYTES, REMEMBERED_SECONDS, RecentCalls
 from worker.writer import Writer
 
-from .peer import SCRIPT, FakeLine, Peer, call, command_of, written
+from .peer import SCRIPT, FakeLine, Peer, call, command_of, running, written
 
 
 async def test_another_server_is_told_what_was_acknowledged_lately_and_in_its_order(
@@ -78,6 +78,23 @@ async def test_what_changed_nothing_and_what_was_refused_is_not_said_again(
     peer.replies.put_nowait({})
     assert await peer.pipelines.get() == ["c"]
     peer.replies.put_nowait({})
+
+
+async def test_to_be_told_all_of_it_may_take_a_server_longer_than_a_reply_may(
+    peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reminder_module, "_SAID_AT_ONCE", 1)
+    async with running(line, peer, 1.0) as writer:
+        await written(writer, peer, "a", "b", "c")
+        line.run_id = "two"
+        line.close()
+        writer.submit(call("d"))
+        for name in "abc":
+            assert await peer.pipelines.get() == [name]
+            await asyncio.sleep(0.4)
+            peer.replies.put_nowait({})
+        assert await peer.pipelines.get() == ["d"]
+        peer.replies.put_nowait({})
 
 
 async def test_what_could_not_be_said_again_is_said_again_from_its_beginning(

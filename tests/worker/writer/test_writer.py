@@ -9,6 +9,7 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -41,6 +42,24 @@ async def test_what_has_nothing_to_say_any_more_disturbs_nobody(writer: Writer, 
     await written(writer, peer, "a")
     writer.add(Pending())
     await written(writer, peer, "b")
+
+
+async def test_a_server_that_was_demoted_is_left_and_what_it_refused_goes_to_whoever_is_there_then(
+    writer: Writer, peer: Peer, line: FakeLine
+) -> None:
+    await written(writer, peer, "first")
+    refused = [writer.submit(call(name)) for name in "ab"]
+    assert await peer.pipelines.get() == ["a", "b"]
+    line.run_id = "two"
+    peer.replies.put_nowait(
+        dict.fromkeys("ab", ReadOnlyError("You can't write against a read only replica."))
+    )
+    told: list[str] = []
+    while not {"a", "b"} <= set(told):
+        told += await peer.pipelines.get()
+        peer.replies.put_nowait({})
+    assert (told[0], sorted(told[1:])) == ("first", ["a", "b"])
+    assert await asyncio.gather(*refused) == [b"a", b"b"]
 
 
 async def test_after_a_lost_reply_the_same_is_sent_again_before_anything_else(
