@@ -50,20 +50,21 @@ class Steady:
         """Return what ``measure`` returns, of a turn in which the machine was itself if one comes in time."""
         self._turns += 1
         while True:
+            await self._until_itself()
             began = time.monotonic()
-            while not self._is_itself() and self._patience > time.monotonic() - began:
-                await asyncio.sleep(self._pause)
-            waited = time.monotonic() - began
             taken = await measure()
-            is_itself = self._is_itself()
-            self._patience -= waited
-            if is_itself:
+            if self._is_itself():
                 return taken
-            self._patience -= time.monotonic() - began - waited
+            self._patience -= time.monotonic() - began
             if self._patience <= 0:
                 self._slow += 1
                 return taken
             self._again += 1
+
+    async def _until_itself(self) -> None:
+        while self._patience > 0 and not self._is_itself():
+            self._patience -= self._pause
+            await asyncio.sleep(self._pause)
 
     def _is_itself(self) -> bool:
         seen = self._look()
