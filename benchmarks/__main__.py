@@ -17,7 +17,7 @@ from benchmarks import command, plot
 from benchmarks.processes import ROOT
 
 SCRIPTS = ("relay", "growth", "readers", "jobs", "enqueue", "round_trip", "idle_latency", "startup")
-BOUND, QUICK_BOUND = 5400.0, 300.0  # seconds
+BOUND, QUICK_BOUND = 3600.0, 300.0  # seconds
 LAST_WORDS = 30.0  # seconds
 
 

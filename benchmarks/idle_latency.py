@@ -10,7 +10,6 @@ What a no-op job takes next to other queues is in `benchmarks.round_trip`.
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 
 import aiohttp
 
@@ -20,7 +19,6 @@ from benchmarks.peers.side import run
 from benchmarks.processes import chat_worker, one_provider, upstream
 from benchmarks.report import Bound, Report
 from benchmarks.servers import Server, started
-from benchmarks.steady import Steady
 from producer import Chunk, Done, Event, Producer, Started
 from worker.providers.base import Part
 from worker.providers.http import open_session
@@ -46,13 +44,10 @@ def main() -> None:
     given = parse(options)
     calls = given.calls or (FEWER if given.quick else CALLS)
     report = Report("idle_latency", "An answer of five chunks on an idle system, one at a time")
-    steady = Steady(patience=0.0) if given.quick else Steady()
     for name in given.server:
         with started(name) as server:
             report.servers = [*report.servers, server.described]
-            repeats = [run(steady.turn(partial(measure, server, calls))) for _ in range(given.repeats)]
-            tell(report, server.name, repeats)
-    report.notes.append(steady.told)
+            tell(report, server.name, [run(measure(server, calls)) for _ in range(given.repeats)])
     report.finish(given.out)
 
 

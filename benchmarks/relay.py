@@ -16,14 +16,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 
 from benchmarks import command
 from benchmarks.plan import Plan
 from benchmarks.processes import Stretch
 from benchmarks.report import Bound, Report
 from benchmarks.stand import CHATRELAY, FAILURES, SUBSCRIBED, NotExact, Side, Stand, open_stand, side
-from benchmarks.steady import Steady
 
 FAST_WAYS = ("direct", "bytes", "drop", "poured", "publish", "naive", CHATRELAY)
 PACED_WAYS = ("direct", "drop", "poured", "publish", "naive", CHATRELAY)
@@ -74,18 +72,17 @@ async def main(given: argparse.Namespace) -> int:
     failures = []
     settings = [setting for setting in (QUICK if given.quick else SETTINGS) if given.only in setting.name]
     report = Report("relay", "What does an answer pay for going through stream, log and channel?")
-    steady = Steady(patience=0.0) if given.quick else Steady()
     for name in given.server:
         for setting in settings:
             try:
                 async with open_stand(name) as stand:
-                    values = await measure(stand, setting, given.repeats, steady)
+                    values = await measure(stand, setting, given.repeats)
             except FAILURES as error:
                 failures.append(f"{name}, {setting.name}: {error}")
                 continue
             report.servers = list(dict.fromkeys([*report.servers, stand.server.described]))
             enter(report, f"{name}: {setting.name}", setting, values)
-    report.notes += [*NOTES, steady.told, *(f"NOT MEASURED: {failure}" for failure in failures)]
+    report.notes += [*NOTES, *(f"NOT MEASURED: {failure}" for failure in failures)]
     report.finish(given.out)
     return 1 if failures else 0
 
@@ -98,15 +95,13 @@ NOTES = [
 ]
 
 
-async def measure(stand: Stand, setting: Setting, repeats: int, steady: Steady) -> Values:
+async def measure(stand: Stand, setting: Setting, repeats: int) -> Values:
     """Give every way its turn, so many times."""
     values: Values = defaultdict(list)
     for _ in range(repeats):
         for way in sorted(setting.ways, key=TURNS.index):
-            turn = partial(take_turn, stand, way, setting)
-            # Rates are compared as ratios; and the slowest way queues up for longer than a machine stays the same.
-            is_timed = setting.rate and way != "naive"
-            figures = await (steady.turn(turn) if is_timed else turn())
+            async with side(stand, way, setting.streams) as running:
+                figures = await (paced if setting.rate else fast)(stand, running, setting)
             for (measure, unit), value in figures.items():
                 values[way, measure, unit].append(value)
             shown = ", ".join(f"{measure} {value:.4g} {unit}" for (measure, unit), value in figures.items())
@@ -115,11 +110,6 @@ async def measure(stand: Stand, setting: Setting, repeats: int, steady: Steady) 
 
 
 Figures = dict[tuple[str, str], float]
-
-
-async def take_turn(stand: Stand, way: str, setting: Setting) -> Figures:
-    async with side(stand, way, setting.streams) as running:
-        return await (paced if setting.rate else fast)(stand, running, setting)
 
 
 async def fast(stand: Stand, way: Side, setting: Setting) -> Figures:

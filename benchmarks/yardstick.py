@@ -4,7 +4,6 @@ An interpreter that was built without profile-guided optimisation, as ``./config
 than one of a distribution or of the official images. Most of what is measured here is time in it.
 """
 
-import os
 import time
 
 _CALLS, _ROUNDS = 10_000, 50
@@ -23,19 +22,6 @@ class _Something:
 def nanoseconds_of_a_call() -> float:
     """Return what it takes to make a small object and to call a method of it, in ns; the best of several rounds."""
     return min(_round() for _ in range(_ROUNDS)) / _CALLS
-
-
-def nanoseconds_on_the_slowest() -> float:
-    """Return the same for the processor that is slowest just now, of those that this process may use."""
-    processors = os.sched_getaffinity(0)
-    taken = []
-    try:
-        for processor in processors:
-            os.sched_setaffinity(0, {processor})
-            taken.append(nanoseconds_of_a_call())
-    finally:
-        os.sched_setaffinity(0, processors)
-    return max(taken)
 
 
 def _round() -> int:
