@@ -7,6 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from producer import Producer
+from producer.connection import Url
+from producer.link import Link
 from tests.support.facts import PATIENCE, until
 from tests.support.gated import Gate, gated_registry
 from worker.settings import Settings
@@ -21,6 +23,10 @@ class Pair:
     def __init__(self, master: OwnServer, replica: OwnServer) -> None:
         self._master, self._replica = master, replica
         self.address = Proxy(lambda: asyncio.open_connection("127.0.0.1", self._master.port))
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.address.port}"
 
     async def follow(self) -> None:
         """Let the one follow the other, until it has all of it."""
@@ -60,10 +66,9 @@ async def test_a_running_job_and_the_next_one_end_on_the_server_that_took_over(
     pair: Pair, prefix: str
 ) -> None:
     gate = Gate()
-    url = f"redis://127.0.0.1:{pair.address.port}"
-    worker = Worker(Settings(redis_url=url, prefix=prefix, name="w1", poll=0.1), gated_registry(gate))
+    worker = Worker(Settings(redis_url=pair.url, prefix=prefix, name="w1", poll=0.1), gated_registry(gate))
     running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(PATIENCE), Producer(url, prefix=prefix, idle_check=0.2) as producer:
+    async with asyncio.timeout(PATIENCE), Producer(pair.url, prefix=prefix, idle_check=0.2) as producer:
         job = await producer.enqueue("x", provider="gated")
         await gate.first_chunk_out.wait()
         await pair.switch_over()
@@ -74,3 +79,11 @@ async def test_a_running_job_and_the_next_one_end_on_the_server_that_took_over(
     assert gate.calls == 2
     worker.stop()
     await running
+
+
+async def test_what_a_producer_asks_aside_goes_to_the_server_that_took_over(pair: Pair) -> None:
+    link = Link(Url(pair.url), PATIENCE)
+    assert await link.ask(lambda redis: redis.incr("asked"))
+    await pair.switch_over()
+    assert await link.ask(lambda redis: redis.incr("asked")) == 2
+    await link.aclose()
