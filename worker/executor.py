@@ -178,10 +178,19 @@ class Executor:
             failures.append(outcome)
             run.note(outcome, provider.name)
             if outcome.follow is Follow.WAIT:
-                parked[provider.name] = await self._parking.park(provider.name, outcome.retry_after)
+                parked[provider.name] = await self._leave_alone(provider, outcome, run)
             if run.attempt.has_output or outcome.code == "deadline_exceeded":
                 break
         return self._after(run, failures, parked)
+
+    async def _leave_alone(self, provider: Provider, refusal: Failure, run: Run) -> int:
+        """Let all workers leave the provider alone; this job alone, if it chose the service. Return until when, in ms."""
+        if not provider.is_the_jobs(run.job):
+            return await self._parking.park(provider.name, refusal.retry_after)
+        seconds = (
+            self._backoff.pause(run.attempt.number) if refusal.retry_after is None else refusal.retry_after
+        )
+        return run.attempt.now_ms() + round(seconds * 1000)
 
     async def _begin_again(self, run: Run, provider: Provider) -> Outcome | None:
         """End the attempt, uncounted, and begin the next one in its place; or return why not."""

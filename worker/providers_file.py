@@ -85,7 +85,8 @@ def load_registry(path: Path | None, environ: Mapping[str, str] = os.environ) ->
     """Return the providers of the file, in its order, and after them the built-in ones that it does not name.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, a wrong value, a key variable that is not set.
+        ConfigError: no such file, not TOML, an unknown key, a wrong value, a key variable that is not set; or
+            ``OPENAI_BASE_URL`` is no URL.
     """
     named = [] if path is None else _read(path, environ)
     taken = {provider.name for provider in named}
@@ -95,6 +96,11 @@ def load_registry(path: Path | None, environ: Mapping[str, str] = os.environ) ->
 def _built_in(environ: Mapping[str, str]) -> list[Provider]:
     providers = [Provider(kind, kind, cls, cls.url, cls.working, cls.models) for kind, cls in KINDS.items()]
     key, url = environ.get("OPENAI_API_KEY"), environ.get("OPENAI_BASE_URL")
+    if url:
+        try:
+            _check_url(url)
+        except ValueError as error:  # which is not shown: it may hold a password
+            raise ConfigError(f"OPENAI_BASE_URL: {error}") from None
     openai = KINDS["openai"]
     with_key = Provider(
         "openai", "openai", openai, url or openai.url, True, openai.models, "OPENAI_API_KEY", key or None
@@ -149,7 +155,7 @@ def _provider(name: str, table: Any, place: "_Place", environ: Mapping[str, str]
         name=name,
         kind=given.kind,
         cls=cls,
-        url=given.base_url or str(getattr(cls, "url", "")),
+        url=given.base_url or str(getattr(cls, "url", None) or ""),
         # A class that is marked as not working works again where it is given another URL.
         working=_first(given.working, given.base_url is not None or bool(getattr(cls, "working", True))),
         models=_first(given.models, _models_of(cls, place)),

@@ -263,6 +263,24 @@ async def test_tool_calls_are_put_together_and_come_before_the_finish(http: aioh
     ]
 
 
+@pytest.mark.parametrize("index", [0, None])
+async def test_whole_calls_that_all_stand_at_one_place_are_calls_of_their_own(
+    index: int | None, http: aiohttp.ClientSession
+) -> None:
+    body = sse(
+        calls(piece(index, '{"a": 1}', id="c0", name="f")),
+        calls(piece(index, '{"b": ', id="c1", name="f")),
+        calls(piece(index, "2}")),
+        delta(finish_reason="tool_calls"),
+        DONE,
+    )
+    assert await answer_to(body, http) == [
+        ToolCall("c0", "f", '{"a": 1}'),
+        ToolCall("c1", "f", '{"b": 2}'),
+        Finish("tool_calls"),
+    ]
+
+
 async def test_tool_calls_in_the_finishing_chunk_count(http: aiohttp.ClientSession) -> None:
     body = sse(calls(piece(None, "{}", id="c", name="f"), finish_reason="tool_calls"), DONE)
     assert await answer_to(body, http) == [ToolCall("c", "f", "{}"), Finish("tool_calls")]

@@ -121,3 +121,17 @@ class Leaky:
 
 class NoProvider:
     """Has not the shape of a provider."""
+
+
+class Nowhere:
+    """Knows no URL until it is told one."""
+
+    url = None
+    working = True
+    models = ("nowhere",)
+
+    @classmethod
+    async def create_async_generator(
+        cls, model: str, messages: Messages, base_url: str = "http://default", **_: Any
+    ) -> AsyncGenerator[str]:
+        yield base_url

@@ -1,7 +1,7 @@
 """A provider that asks to be left alone is left alone, by all workers, and that costs no attempt."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import pytest
@@ -105,7 +105,7 @@ class Upstream:
         self.left = list(retry_after)
         self.called_at: list[float] = []
 
-    def registry(self, *names: str) -> Registry:
+    def registry(self, *names: str, allowed: Collection[str] = ()) -> Registry:
         upstream = self
 
         class Sometimes:
@@ -116,7 +116,10 @@ class Upstream:
                     raise RateLimited("slow down", status=429, retry_after=upstream.left.pop(0))
                 yield "answer"
 
-        return Registry(Provider(name, name, Sometimes, "", True, ()) for name in names or ("p",))
+        allows = frozenset(allowed)
+        return Registry(
+            Provider(name, name, Sometimes, "", True, (), allowed=allows) for name in names or ("p",)
+        )
 
 
 async def test_retry_after_parks_the_provider_for_every_worker_and_costs_no_attempt(
@@ -154,6 +157,19 @@ async def test_a_provider_that_keeps_refusing_is_asked_again_until_it_answers(
     job = await producer.enqueue("x", provider="p", max_attempts=1)
     assert (await producer.result(job.id)).text == "answer"
     assert len(upstream.called_at) == 5
+
+
+async def test_a_service_that_a_job_chose_speaks_to_that_job_alone(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    upstream = Upstream(0.05, None)
+    await start_worker(upstream.registry(allowed={"base_url"}))
+    job = await producer.enqueue("x", provider="p", options={"base_url": "http://own"}, max_attempts=1)
+    assert (await producer.result(job.id)).text == "answer"
+    assert len(upstream.called_at) == 3
+    assert await redis.get(keys.parked("p")) is None
+    waits = [event.reason async for event in producer.subscribe(job.id) if isinstance(event, Waiting)]
+    assert waits == ["rate_limited", "rate_limited"]
 
 
 async def test_a_parked_provider_is_passed_over_for_the_next_of_the_list(

@@ -63,6 +63,20 @@ def test_the_built_in_openai_takes_its_key_and_address_from_the_environment() ->
     assert (openai.api_key, openai.url, openai.lacks_key) == (None, "https://api.openai.com/v1", True)
 
 
+def test_an_address_in_the_environment_that_is_none_is_told_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL: a URL that starts with") as caught:
+        load_registry(None, {"OPENAI_BASE_URL": f"user:{SECRET}@localhost:8000/v1"})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_class_without_a_url_is_asked_at_none(tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text('[providers.nowhere]\nkind = "tests.support.foreign:Nowhere"\n')
+    (provider, *_) = load_registry(path, {})
+    assert provider.url == ""
+    assert "base_url" not in provider._own_arguments()
+
+
 # -- what the keys do ------------------------------------------------------------------------------------------
 
 

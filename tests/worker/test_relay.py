@@ -10,6 +10,8 @@ import pytest
 from producer.wire.events import MAX_TEXT_CHARS, Chunk, Event, Reasoning, ToolCall, Usage
 from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
+from tests.providers.protocols import QUESTION, delta, sse
+from tests.providers.upstream import LAST_CHUNK, Exchange, Upstream, chunk, head
 from tests.support.facts import until
 from worker.attempt import Attempt, LeaseLost
 from worker.clock import Clocks
@@ -18,6 +20,8 @@ from worker.outcome import Answered
 from worker.pending import Pending
 from worker.providers import base
 from worker.providers.errors import Broken, Cut, ProviderError, TimedOut
+from worker.providers.http import open_session
+from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.provider import Timeouts
 from worker.relay import relay
 
@@ -277,6 +281,25 @@ async def test_a_limit_that_is_passed_ends_the_attempt_and_is_named(
     assert caught.value.message == message
     assert provider.closed
     assert texts(await run.events()) == ["a"] * (len(parts) > 0)  # what had come stays
+
+
+async def test_the_pieces_of_a_tool_call_are_signs_of_life() -> None:
+    """They are held until the call is whole, and a long one takes longer than the next chunk may."""
+    piece = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": "x"}}])
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(content_type="text/event-stream", transfer_encoding="chunked"))
+        for _ in range(5):
+            await exchange.send(chunk(sse(piece)))
+            await asyncio.sleep(0.3)
+        await exchange.send(chunk(sse(delta(finish_reason="tool_calls"), "[DONE]")), LAST_CHUNK)
+
+    run = Relayed()
+    async with Upstream(script) as upstream, open_session() as http:
+        answer = OpenAICompatible.create_async_generator("m", QUESTION, base_url=upstream.url, http=http)
+        await run.of(answer, limits(first_chunk=1.0, between_chunks=1.0))
+    (call,) = [event for event in await run.events() if isinstance(event, ToolCall)]
+    assert call.call["arguments"] == 5 * "x"
 
 
 async def test_the_shortest_limit_between_chunks_lets_the_loop_rest_until_the_first_one(

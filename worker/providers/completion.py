@@ -19,8 +19,9 @@ MAX_CALLS_SIZE = 4 * 1024 * 1024  # characters in all of them
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call whose pieces are still coming."""
+    """A tool call whose pieces are still coming. ``index``: its place among the calls of the answer."""
 
+    index: int
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -34,6 +35,12 @@ class _Call:
         self.arguments.append(_string(function.get("arguments")))
         return len(self.arguments[-1])
 
+    def is_another(self, delta: Mapping[str, Any]) -> bool:
+        """Whether a piece begins a call of its own: some services send whole calls, all at one place or at none."""
+        id_ = _string(delta.get("id"))
+        names_itself = bool(id_ and _string(_mapping(delta.get("function")).get("name")))
+        return names_itself and bool(self.id) and id_ != self.id
+
     def complete(self) -> ToolCall:
         return ToolCall(_whole(self.id), _whole(self.name), _whole("".join(self.arguments)))
 
@@ -41,21 +48,37 @@ class _Call:
 class Completion:
     """What has come of one answer: bytes in, parts out."""
 
-    __slots__ = ("_calls", "_held", "_is_finished", "_parser", "_request", "_usage", "is_complete")
+    __slots__ = (
+        "_calls",
+        "_has_held",
+        "_held",
+        "_is_finished",
+        "_open_calls",
+        "_parser",
+        "_request",
+        "_usage",
+        "is_complete",
+    )
 
     def __init__(self, request: Request) -> None:
         self.is_complete = False
         self._request = request
         self._parser = EventStreamParser()
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        self._open_calls: dict[int, _Call] = {}  # the last one at each place
         self._held = 0  # characters in tool calls
+        self._has_held = False
         self._usage: Usage | None = None
         self._is_finished = False
 
     def feed(self, data: bytes) -> Iterator[list[Part]]:
-        """Yield the parts that ``data`` completes, up to the end mark, as one list; raise a failure only behind it."""
+        """Yield the parts that ``data`` completes, up to the end mark, as one list; raise a failure only behind it.
+
+        The list is empty where all that came is held until it is whole: also that is a sign of life.
+        """
         parts: list[Part] = []
         failure: ProviderError | None = None
+        self._has_held = False
         try:
             for event in self._parser.feed(data):
                 self._read(event, parts)
@@ -63,7 +86,7 @@ class Completion:
                     break
         except ProviderError as error:
             failure = error
-        if parts:
+        if parts or self._has_held:
             yield parts
         if failure is not None:
             try:
@@ -142,15 +165,24 @@ class Completion:
 
     def _hold_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
         for position, piece in enumerate(pieces):
-            index = piece.get("index")
-            call = self._calls.setdefault(index if isinstance(index, int) else position, _Call())
+            given = piece.get("index")
+            index = given if isinstance(given, int) else position
+            call = self._open_calls.get(index)
+            if call is None or call.is_another(piece):
+                call = self._open_calls[index] = _Call(index)
+                self._calls.append(call)
             self._held += call.add(piece)
+            self._has_held = True
         if self._held > MAX_CALLS_SIZE or len(self._calls) > MAX_CALLS:
             raise self._request.error(Broken, f"{self._request.host} sent tool calls without end")
 
     def _take_calls(self) -> list[ToolCall]:
-        calls, self._calls = self._calls, {}
-        return [calls[index].complete() for index in sorted(calls)]
+        calls, self._calls, self._open_calls = self._calls, [], {}
+        return [call.complete() for call in sorted(calls, key=_place)]
+
+
+def _place(call: _Call) -> int:
+    return call.index
 
 
 def _lone_text(chunk: Mapping[str, Any]) -> str:

@@ -50,18 +50,18 @@ class Flow:
         self._decoded: Iterator[list[Part]] = iter(())
         self._until_pause = AT_ONCE
 
-    async def read(self) -> list[Part]:
-        """Return the parts that are ready next, none at the end."""
+    async def read(self) -> list[Part] | None:
+        """Return the parts that are ready next, none where what came is no part yet; None at the end."""
         while True:
             for parts in self._decoded:
                 return parts
             if self._decoder.is_complete:
-                return []
+                return None
             if self._until_pause <= 0 and not self._content.at_eof():
                 self._until_pause = AT_ONCE
                 await asyncio.sleep(0)
             if not (data := await self._next_bytes()):
-                return []
+                return None
             self._until_pause -= len(data)
             self._decoded = self._decoder.feed(data)
 
@@ -77,7 +77,8 @@ class Flow:
             if not await spout.pour(place_of_protocol(transport), protocol):
                 return False
             self._until_pause = 0  # what was too much for one step must not go on in this one
-        while parts := await self.read():  # what arrived already, and was cut off or too much for one step
+        # What arrived already, and was cut off or too much for one step.
+        while (parts := await self.read()) is not None:
             if not take(parts):
                 return False
         return True

@@ -83,13 +83,13 @@ class PartStream(AsyncGenerator[Part, None]):
         await self._steps.aclose()
 
     async def _read(self) -> list[Part] | None:
-        """Return parts that are ready, none where a flow begins or ends; None at the end."""
+        """Return parts that are ready, maybe none; None at the end."""
         if self._flow is not None:
             try:
                 parts = await self._flow.read()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the generator says what it is
                 return await self._step(self._steps.athrow(error))
-            if parts:
+            if parts is not None:
                 return parts
         return await self._step(anext(self._steps))
 

@@ -18,17 +18,33 @@ from worker.providers.openai_compatible import OpenAICompatible
 GUARDED = frozenset(
     {
         "api_base",
+        "api_endpoint",
         "api_key",
+        "api_url",
         "auth",
+        "azure_endpoint",
         "base_url",
         "client",
         "cookies",
         "endpoint",
+        "endpoint_url",
         "extra_headers",
         "headers",
         "host",
     }
-    | {"http", "messages", "model", "proxies", "proxy", "session", "ssl", "timeout", "url", "verify"}
+    | {
+        "http",
+        "messages",
+        "model",
+        "proxies",
+        "proxy",
+        "session",
+        "ssl",
+        "timeout",
+        "url",
+        "verify",
+        "ws_url",
+    }
 )
 """Options that decide where a request goes and with whose leave, by the names that classes give them.
 
@@ -130,6 +146,10 @@ class Provider:
             return self.timeouts
         return Timeouts(**{**_as_dict(self.timeouts), **job.timeouts.model_dump(exclude_none=True)})
 
+    def is_the_jobs(self, job: Job) -> bool:
+        """Whether the job chose where it asks, or with which key: what is said there is said to this job alone."""
+        return bool(job.options) and not GUARDED.isdisjoint(job.options)
+
     def ask(self, job: Job, http: aiohttp.ClientSession, *, standing: str = "") -> AsyncIterator[Part]:
         """Return the answer to ``job`` as it will arrive; nothing is sent before the first step.
 
@@ -168,7 +188,7 @@ class Provider:
         """Return what the class is told about every job, as far as it takes that; the session is still to come."""
         arguments: dict[str, Any] = {"proxy": self.proxy}
         # A foreign class knows its own URL, and how to connect.
-        is_its_own = not self._is_ours and self.url == getattr(self.cls, "url", "")
+        is_its_own = not self._is_ours and self.url == (getattr(self.cls, "url", None) or "")
         if self.url and not is_its_own and takes(self.cls, "base_url"):
             arguments["base_url"] = self.url
         if self.api_key and takes(self.cls, "api_key"):
