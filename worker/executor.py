@@ -184,7 +184,7 @@ class Executor:
         return self._after(run, failures, parked)
 
     async def _leave_alone(self, provider: Provider, refusal: Failure, run: Run) -> int:
-        """Let all workers leave the provider alone; this job alone, if it chose the service. Return until when, in ms."""
+        """Let all workers leave it alone; this job alone, where that chose the service. Return until when, in ms."""
         if not provider.is_the_jobs(run.job):
             return await self._parking.park(provider.name, refusal.retry_after)
         seconds = (
