@@ -229,6 +229,24 @@ def test_g10_a_signal_to_the_whole_group_drains_once_and_running_jobs_finish(
         assert (group["pending"], group["consumers"]) == (0, 0)
 
 
+def test_g10_workers_that_are_told_twice_have_their_grace_time(
+    shell: dict[str, str], gated: str, gate: Path
+) -> None:
+    """Once by whoever stops all processes of the service, and once by the supervisor."""
+    with (
+        supervised(shell, *PATIENT, "--config", gated, TEST_GATE=str(gate)) as started,
+        running_job(shell, "told-twice") as (reader, name),
+    ):
+        os.kill(pid_of(started, name), signal.SIGTERM)
+        started.says("stopping: finishing what runs")
+        started.signal(signal.SIGTERM)
+        started.says("stopping the workers")
+        started.says("worker stopped")  # the other one, so that both have been told
+        gate.write_text("open")
+        assert started.ends().status == 0
+        assert types(reader)[-1] == "done"
+
+
 def test_g10_a_second_signal_hands_back_at_once(shell: dict[str, str], gated: str) -> None:
     with (
         supervised(shell, *PATIENT, "--config", gated, TEST_GATE="closed") as started,

@@ -7,6 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 from worker.lifeline import when_cut
 
+HURRY = signal.SIGUSR1
+"""How a supervisor tells a worker to hand back at once."""
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Ending = TypeVar("Ending", covariant=True)
@@ -20,6 +23,27 @@ class Stoppable(Protocol[Ending]):
 
     def stop(self) -> None:
         """Stop."""
+
+
+class _Supervised:
+    """Stops a worker that has a supervisor, which says when to hurry.
+
+    A service manager tells every process of a service to stop, and the supervisor tells its workers, too: two signals
+    that mean one stop.
+    """
+
+    def __init__(self, work: Stoppable[Any]) -> None:
+        self._work = work
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._work.stop()
+
+    def hurry(self) -> None:
+        self.stop()
+        self._work.stop()
 
 
 def note_early_signals() -> threading.Event:
@@ -40,13 +64,16 @@ def run_until_stopped(
     """
 
     async def main() -> Ending:
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, work.stop)
+        loop, stop = asyncio.get_running_loop(), work.stop
         if orphaned_for is not None:
-            when_cut(work.stop, orphaned_for)
+            supervised = _Supervised(work)
+            stop = supervised.stop
+            loop.add_signal_handler(HURRY, supervised.hurry)
+            when_cut(stop, orphaned_for)
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, stop)
         if early_stop.is_set():
-            work.stop()
+            stop()
         return await work.run()
 
     with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:

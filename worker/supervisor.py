@@ -20,6 +20,7 @@ import structlog
 
 from producer.connection.tasks import end
 from worker.lifeline import MARGIN, Lifeline
+from worker.signals import HURRY
 
 logger = structlog.get_logger("chatrelay.supervisor")
 
@@ -114,11 +115,12 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop the workers; called again: at once."""
-        if self._stopping.is_set():
+        number = HURRY if self._stopping.is_set() else signal.SIGTERM
+        if number is HURRY:
             self._hurried.set()
         self._stopping.set()
         for process in self._living:
-            _send(process, signal.SIGTERM)
+            _send(process, number)
 
     # -- keep ----------------------------------------------------------------------------------------------
 
@@ -185,8 +187,8 @@ class Supervisor:
 
 
 def _send(process: "asyncio.subprocess.Process", number: signal.Signals) -> None:
-    # Always SIGTERM and SIGKILL, whatever the supervisor heard: to a worker that is still loading, SIGINT would be
-    # an exception somewhere in its imports.
+    # Never SIGINT, whatever the supervisor heard: to a worker that is still loading, it would be an exception somewhere
+    # in its imports.
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         process.send_signal(number)
 
@@ -194,8 +196,8 @@ def _send(process: "asyncio.subprocess.Process", number: signal.Signals) -> None
 def _status_of_all(statuses: set[int]) -> int:
     if USAGE in statuses:
         return USAGE
-    # A SIGTERM that comes before the worker listens ends it then and there. It holds nothing yet.
-    return 0 if statuses <= {0, -signal.SIGTERM} else 1
+    # A signal that comes before the worker listens ends it then and there. It holds nothing yet.
+    return 0 if statuses <= {0, -signal.SIGTERM, -HURRY} else 1
 
 
 def _told(status: int) -> str:

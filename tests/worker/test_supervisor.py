@@ -25,7 +25,7 @@ OBEDIENT = STAYS.format("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))")
 SECOND_TIME = """
 import pathlib, signal, sys, time
 def first(*_):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))
     pathlib.Path(sys.argv[2]).touch()
 signal.signal(signal.SIGTERM, first)
 pathlib.Path(sys.argv[1]).touch()
