@@ -172,6 +172,9 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        typer.echo("chat-producer: standard input is closed", err=True)
+        raise typer.Exit(USAGE)
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
@@ -190,7 +193,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{pair!r} is not of the form K=V", param_hint="--option")
         try:
             options[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except ValueError:  # also a number of too many digits
             options[key] = value
     return options
 

@@ -139,7 +139,7 @@ def drop(
     """Delete dead letters, and the jobs in them, for good."""
     filters = DeadFilter(provider=provider, code=code, older_than=older_than)
     chosen = _Chosen(ids or [], queue, filters, everything=everything)
-    if everything and not yes and sys.stdin.isatty():
+    if everything and not yes and sys.stdin is not None and sys.stdin.isatty():
         typer.confirm("Drop all of these dead letters for good?", abort=True, err=True)
 
     async def drop_one(producer: Producer, letter: DeadJob) -> str:

@@ -10,11 +10,12 @@ of them, the last one to be refused takes the job back.
 """
 
 import secrets
+from contextlib import suppress
 from typing import Any
 
 from producer import scripts
 from producer.connection import Call
-from producer.errors import QueueFull
+from producer.errors import QueueFull, Unavailable
 from producer.intake import NewJob
 from producer.link import Link
 from producer.wire.codec import pack
@@ -48,14 +49,22 @@ async def submit(link: Link, keys: Keys, new: NewJob, *, bound: int) -> None:
 
     if not new.own_id:  # nobody can know it yet: both in one round trip
         accept = _accept(keys, new, acceptance, ttl_ms)
-        accepted, added = await link.run_telling(lambda again: [accept, add(again=again)])
+        try:
+            accepted, added = await link.run_telling(lambda again: [accept, add(again=again)])
+        except Unavailable as error:
+            await _undo(link, keys, new.job, acceptance, error)
+            raise
         if accepted != b"known":  # otherwise said again after a lost reply, and a worker has it already
             await _check_room(link, keys, new.job, added, acceptance)
         return
     (accepted,) = await link.run(_accept(keys, new, acceptance, UNCONFIRMED_MS))
     if accepted == b"known":
         return
-    (added,) = await link.run_telling(lambda again: [add(again=again)])
+    try:
+        (added,) = await link.run_telling(lambda again: [add(again=again)])
+    except Unavailable as error:
+        await _undo(link, keys, new.job, acceptance, error)
+        raise
     await _check_room(link, keys, new.job, added, acceptance)
     if await confirm(link, keys, new.job.id, ttl_ms) == _GONE:
         # Its minute was over, and the entry is in the queue: say again that there is a job, for another minute,
@@ -112,6 +121,16 @@ def _add(keys: Keys, new: NewJob, bound: int, *, again: bool) -> Call:
     queue = new.job.queue
     names = [keys.jobs(queue), keys.later(queue), keys.control(queue)]
     return scripts.ENQUEUE.on(names, new.body, bound, int(again), new.delay_ms, new.at_ms, _DUE_FIRST)
+
+
+async def _undo(link: Link, keys: Keys, job: Job, acceptance: str, error: Unavailable) -> None:
+    """Take the acceptance back if Redis refused to queue the job.
+
+    One that is full does: the acceptance begins with a deletion, and what has deleted may write.
+    """
+    if not error.passing:
+        with suppress(Unavailable):
+            await withdraw(link, keys, job.id, acceptance)
 
 
 async def _check_room(link: Link, keys: Keys, job: Job, added: list[bytes | int], acceptance: str) -> None:

@@ -177,7 +177,7 @@ def test_a_configuration_that_cannot_be_used_is_2_and_one_line_with_the_file(
     ("options", "named"),
     [
         (["--redis", f"http://me:{SECRET}@h"], "redis://"),
-        (["--redis", f"redis://me:{SECRET}@h:port"], "h:port"),
+        (["--redis", f"redis://me:{SECRET}@h:port"], "h:…"),
         (["--queue", "a b"], "queue"),
         (["--queue", "ok", "--queue", "{x}"], "queue"),
         (["--queue", "ok,much"], "behind the comma"),

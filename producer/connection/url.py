@@ -1,6 +1,7 @@
 """From a Redis URL to a client."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 # Neither chained to its cause nor quoting it: that may repeat a part of the password.
@@ -33,6 +35,8 @@ _OURS = frozenset(
 
 SCHEMES = ("redis", "rediss", "unix")
 
+_ADDRESS = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Url:
@@ -54,11 +58,11 @@ class Url:
         if ours := sorted(parse_qs(parts.query).keys() & _OURS):
             raise ValueError(f"Redis URL {self}: {ours[0]} is not for the URL to say")
         try:
-            self.new_pool(connect_timeout=1, connections=1)
+            self.new_connection(connect_timeout=1)  # which alone looks at the options
             _ = parts.port
             if parts.scheme != "unix" and parts.path.strip("/"):
                 int(parts.path.strip("/"))
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RedisError):
             raise ValueError(_UNREADABLE.format(self)) from None
 
     def __str__(self) -> str:
@@ -66,11 +70,9 @@ class Url:
             parts = urlsplit(self.secret)
         except ValueError:
             return "(not shown)"
-        if "://" not in self.secret:
-            return "(without a scheme)"
         if "@" in f"{parts.path}{parts.query}{parts.fragment}":  # a password that was not encoded fell apart
             return f"{parts.scheme}://…"
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{parts.scheme}://{_shown(parts.netloc.rpartition('@')[2])}{parts.path}"
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
@@ -102,6 +104,14 @@ class Url:
         pool = self.new_pool(connect_timeout=connect_timeout, connections=1)
         connection: AbstractConnection = pool.make_connection()
         return connection
+
+
+def _shown(address: str) -> str:
+    """Return host and port, with … for what is no port: it may be a password whose host was forgotten."""
+    found = _ADDRESS.fullmatch(address)
+    assert found is not None, "there is nothing that it does not match"
+    host, port = found.groups()
+    return host if port is None else f"{host}:{port if port.isdigit() else '…'}"
 
 
 def connect(

@@ -30,6 +30,7 @@ from tests.conftest import StartWorker, on_real_servers
 from tests.support.lossy import LOST, LosesReplies
 from tests.support.servers import Server
 from tests.support.stepped import Stepped, interleaved
+from worker.verify.servers import OwnServer
 
 NOTHING_LEFT, ON_ITS_WAY = 1, 0
 
@@ -271,7 +272,10 @@ async def test_an_unreachable_redis_is_said_within_the_timeout() -> None:
             assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://x", "redis://h:port", "localhost:6379", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://x", "redis://h:port", "localhost:6379", "", "redis://h?foo=1", "redis://h?ssl_cert_reqs=none"],
+)
 def test_a_url_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAT_REDIS_URL", url or "nonsense")
     with pytest.raises(InvalidSetting):
@@ -327,6 +331,19 @@ async def test_who_finds_the_queue_full_leaves_the_job_to_one_that_is_still_enqu
     assert await withdraw(producer._link, keys, "mine", "other-one") == NOTHING_LEFT
     with pytest.raises(JobNotFound):
         await producer.status("mine")
+
+
+async def test_nothing_is_left_of_a_job_that_a_full_server_refuses(prefix: str) -> None:
+    async with OwnServer() as own, Producer(own.url, prefix=prefix) as producer:
+        await producer.enqueue("before", provider="echo")
+        async with Redis.from_url(own.url) as redis:
+            before = sorted(await redis.keys())
+            await own.be_full()
+            for fields in ({}, {"id": "mine"}):
+                with pytest.raises(Unavailable, match="maxmemory"):
+                    await producer.enqueue("x", provider="echo", **fields)
+            await own.have_room()
+            assert sorted(await redis.keys()) == before
 
 
 async def test_of_many_callers_that_a_full_queue_refuses_nothing_is_left(
@@ -406,6 +423,8 @@ async def test_an_id_that_no_job_can_have_is_not_found_and_disturbs_nobody(
         "redis://u:[hunter]2@h:1",
         "redis://me:hunter2@h:port",
         "redis://me:hunter2@h:1/abc",
+        "redis://:hunter2",
+        "redis://me:hunter2%40h:6379",
     ],
 )
 def test_no_part_of_a_password_is_shown(url: str) -> None:
