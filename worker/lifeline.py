@@ -34,6 +34,13 @@ class Lifeline:
         os.close(self._kept)
 
 
+def end_within(seconds: float) -> None:
+    """Let this process end so many seconds from now at the latest, whatever still runs in it."""
+    end = threading.Timer(seconds, os._exit, (1,))
+    end.daemon = True
+    end.start()
+
+
 def when_cut(callback: Callable[[], None], leave_within: float) -> None:
     """Call ``callback``, once, in the running loop, when standard input ends: the worker's side.
 
@@ -45,9 +52,7 @@ def when_cut(callback: Callable[[], None], leave_within: float) -> None:
     def look() -> None:
         if not os.read(fd, 1024):
             loop.remove_reader(fd)
-            leave = threading.Timer(leave_within, os._exit, (1,))
-            leave.daemon = True
-            leave.start()
+            end_within(leave_within)
             callback()
 
     loop.add_reader(fd, look)

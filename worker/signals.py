@@ -5,7 +5,7 @@ import signal
 import threading
 from typing import Any, Protocol, TypeVar
 
-from worker.lifeline import when_cut
+from worker.lifeline import MARGIN, end_within, when_cut
 
 HURRY = signal.SIGUSR1
 """How a supervisor tells a worker to hand back at once."""
@@ -55,12 +55,18 @@ def note_early_signals() -> threading.Event:
 
 
 def run_until_stopped(
-    work: Stoppable[Ending], early_stop: threading.Event, *, fast: bool, orphaned_for: float | None = None
+    work: Stoppable[Ending],
+    early_stop: threading.Event,
+    *,
+    fast: bool,
+    orphaned_for: float | None = None,
+    margin: float = MARGIN,
 ) -> Ending:
     """Run ``work`` and return how it ended.
 
     ``fast``: on uvloop, if that is there. ``orphaned_for``: stop also when standard input ends, the lifeline of a
-    supervised worker, and live no longer than so many seconds after that.
+    supervised worker, and live no longer than so many seconds after that. ``margin``: seconds after the work's end in
+    which the process ends; without it, a provider that no cancel stops, or that keeps a thread, would keep it for ever.
     """
 
     async def main() -> Ending:
@@ -74,7 +80,9 @@ def run_until_stopped(
             loop.add_signal_handler(number, stop)
         if early_stop.is_set():
             stop()
-        return await work.run()
+        ended = await work.run()
+        end_within(margin)
+        return ended
 
     with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
         return runner.run(main())

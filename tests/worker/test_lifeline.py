@@ -56,3 +56,32 @@ def test_an_orphan_that_does_not_stop_ends_all_the_same() -> None:
         assert process.stdout.readline() == b"watching\n"
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
+
+
+HELD_UP = """
+import asyncio, threading, time
+from worker.signals import run_until_stopped
+
+class Work:
+    async def run(self):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+        async def stays():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+        self.staying = asyncio.create_task(stays())
+
+    def stop(self):
+        pass
+
+run_until_stopped(Work(), threading.Event(), fast={fast}, margin=0.05)
+"""
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_worker_that_has_stopped_is_kept_by_nothing_that_a_provider_left_behind(fast: bool) -> None:
+    code = [sys.executable, "-c", HELD_UP.format(fast=fast)]
+    done = subprocess.run(code, timeout=PATIENCE, check=False, cwd=ROOT, env=environment())
+    assert done.returncode == 1
