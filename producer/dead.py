@@ -111,10 +111,13 @@ async def find_dead(link: Link, keys: Keys, queue: str | None, ids: Collection[s
         Unavailable: Redis cannot be reached.
     """
     queues = await _dead_queues(link, keys, queue)
-    found = [dead for name in queues for dead in await _look_up(link, keys, name, ids)]
-    job_ids = set(ids) - {dead.id for dead in found}
+    wanted = list(dict.fromkeys(ids))
+    found = [dead for name in queues for dead in await _look_up(link, keys, name, wanted)]
+    letters = {dead.id for dead in found}
+    job_ids = set(wanted) - letters
     if job_ids:  # only a walk tells where a job's letter stands
-        found += [dead async for dead in DeadJobs(link, keys, queue, {}) if dead.job_id in job_ids]
+        walk = DeadJobs(link, keys, queue, {})
+        found += [dead async for dead in walk if dead.job_id in job_ids and dead.id not in letters]
     return found
 
 
@@ -133,7 +136,7 @@ async def drop_dead(link: Link, keys: Keys, dead: DeadJob) -> bool:
 async def _dead_queues(link: Link, keys: Keys, queue: str | None) -> list[str]:
     if queue is not None:
         return [queue]
-    return sorted(await link.ask(lambda redis: queues_of(redis, keys.dead)))
+    return sorted(await queues_of(link, keys.dead))
 
 
 async def _walks(link: Link, keys: Keys, queue: str | None, wanted: DeadFilter) -> list["_Walk"]:

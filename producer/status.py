@@ -14,6 +14,7 @@ from producer.wire.keys import GROUP, NOBODY, Keys, is_name
 ENDED = frozenset({"done", "failed", "cancelled"})
 """The statuses that a job does not leave."""
 
+_SCANNED_AT_ONCE = 1000  # keys
 _NOT_TAKEN = frozenset({"queued", "waiting"})
 
 
@@ -121,14 +122,27 @@ async def server_ms(redis: Redis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def queues_of(redis: Redis, key_of: Callable[[str], str]) -> set[str]:
-    """Return the queues that have the key which ``key_of(queue)`` names."""
-    before, after = key_of("*").split("*")  # no name holds what a pattern gives a meaning
-    names = {
-        key.decode()[len(before) : -len(after)]
-        async for key in redis.scan_iter(match=key_of("*"), count=1000)
-    }
-    return {name for name in names if is_name(name)}
+async def queues_of(link: Link, key_of: Callable[[str], str]) -> set[str]:
+    """Return the queues that have the key which ``key_of(queue)`` names.
+
+    All keys of the database are looked through, a page at a time, and each page has the time that a command has.
+
+    Raises:
+        Unavailable: Redis cannot be reached.
+    """
+    pattern = key_of("*")
+    before, after = pattern.split("*")  # no name holds what a pattern gives a meaning
+    cursor, names = 0, set[str]()
+
+    async def page(redis: Redis) -> tuple[int, list[Any]]:
+        next_cursor, found = await redis.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
+        return int(next_cursor), found
+
+    while True:
+        cursor, keys = await link.ask(page)
+        names.update(key.decode()[len(before) : -len(after)] for key in keys)
+        if not cursor:
+            return {name for name in names if is_name(name)}
 
 
 async def read_queues(link: Link, keys: Keys) -> list[QueueInfo]:
@@ -138,11 +152,10 @@ async def read_queues(link: Link, keys: Keys) -> list[QueueInfo]:
         Unavailable: Redis cannot be reached.
     """
 
-    async def named(redis: Redis) -> set[str]:
-        found = [await queues_of(redis, key_of) for key_of in (keys.jobs, keys.later, keys.dead)]
-        return set().union(*found)
-
-    return [await _queue(link, keys, name) for name in sorted(await link.ask(named))]
+    names = set[str]()
+    for key_of in (keys.jobs, keys.later, keys.dead):
+        names |= await queues_of(link, key_of)
+    return [await _queue(link, keys, name) for name in sorted(names)]
 
 
 async def _queue(link: Link, keys: Keys, name: str) -> QueueInfo:

@@ -18,6 +18,7 @@ from worker.stop import Stop
 logger = structlog.get_logger("chatrelay.cancellations")
 
 _MAX_EARLY = 1000
+_REST = 0.5  # seconds after which marks that could not be looked at are looked at again
 
 _Which = tuple[str, int]
 """A job's id and attempt."""
@@ -97,6 +98,8 @@ class Cancellations:
                     await self.check()
             except (RedisError, OSError) as error:
                 logger.warning("cancel marks cannot be looked at", error=str(error))
+                await asyncio.sleep(_REST)
+                self.suspect()  # and look again at once: whoever cancelled meanwhile could reach nobody either
 
     async def check(self) -> None:
         """Stop the jobs that run here and carry the mark."""

@@ -88,6 +88,7 @@ async def test_more_letters_than_a_page_are_all_found_and_none_twice(
     assert [dead.job_id async for dead in producer.each_dead()] == [f"j{n}" for n in range(count)]
     assert len(await producer.dead(code="1", limit=PAGE)) == PAGE
     (found,) = await producer.find_dead(f"j{count - 1}")
+    assert await producer.find_dead(found.id, found.job_id, found.id) == [found]
     assert found.job_id == f"j{count - 1}"
 
 

@@ -5,14 +5,39 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer import Cancellation, Producer, Waiting
+from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
+from tests.support.facts import until
 from tests.support.rival import Rival
 from tests.support.scripted import Scripted, registry
 from tests.support.transcripts import PATIENCE, transcript
+from worker import cancellations as cancellations_module
+from worker.cancellations import Cancellations
 from worker.providers.errors import Broken, Cut, ProviderError, RateLimited, Unauthorized
+from worker.settings import Settings
+
+
+async def test_marks_that_could_not_be_looked_at_are_looked_at_again_soon(
+    redis: Redis, keys: Keys, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seldom = settings.model_copy(update={"check": 3600.0})
+    cancellations, looks = Cancellations(redis, keys, seldom), asyncio.Queue[int]()
+
+    async def check() -> None:
+        looks.put_nowait(looks.qsize())
+        if looks.qsize() == 1:
+            raise RedisConnectionError("gone")
+
+    monkeypatch.setattr(cancellations, "check", check)
+    monkeypatch.setattr(cancellations_module, "_REST", 0.0)
+    running = asyncio.create_task(cancellations.run())
+    cancellations.suspect()
+    await until(lambda: looks.qsize() == 2)
+    await end(running)
 
 
 async def until_it_waits(producer: Producer, job_id: str) -> Waiting:
