@@ -11,7 +11,7 @@ from producer import Producer, Started, Waiting
 from producer.status import server_ms
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
-from tests.support.facts import until
+from tests.support.facts import PATIENCE, until
 from worker import parking as parking_module
 from worker.parking import Parking
 from worker.providers.errors import RateLimited
@@ -159,15 +159,29 @@ async def test_a_provider_that_keeps_refusing_is_asked_again_until_it_answers(
     assert len(upstream.called_at) == 5
 
 
-async def test_a_service_that_a_job_chose_speaks_to_that_job_alone(
+async def test_a_service_that_a_job_chose_parks_nobody_else(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    await start_worker(Upstream(3600.0).registry(allowed={"base_url"}))
+    own = await producer.enqueue("x", provider="p", options={"base_url": "http://own"})
+    events = producer.subscribe(own.id)
+    async with asyncio.timeout(PATIENCE):
+        while not isinstance(await anext(events), Waiting):
+            pass
+    assert await redis.get(keys.parked("p")) is None
+    other = await producer.enqueue("x", provider="p")
+    async with asyncio.timeout(PATIENCE):
+        assert (await producer.result(other.id)).text == "answer"
+
+
+async def test_a_job_waits_for_the_service_that_it_chose(
+    producer: Producer, start_worker: StartWorker
 ) -> None:
     upstream = Upstream(0.05, None)
     await start_worker(upstream.registry(allowed={"base_url"}))
     job = await producer.enqueue("x", provider="p", options={"base_url": "http://own"}, max_attempts=1)
     assert (await producer.result(job.id)).text == "answer"
     assert len(upstream.called_at) == 3
-    assert await redis.get(keys.parked("p")) is None
     waits = [event.reason async for event in producer.subscribe(job.id) if isinstance(event, Waiting)]
     assert waits == ["rate_limited", "rate_limited"]
 
