@@ -18,6 +18,7 @@ from producer.connection import Url, connect
 from producer.wire.keys import Keys
 from tests.support.report import SECTIONS
 from tests.support.servers import Server, fakeredis_server, system_redis, valkey_server
+from worker import retry
 from worker.providers.registry import Registry
 from worker.providers_file import load_registry
 from worker.settings import Settings
@@ -133,6 +134,12 @@ def gated(tmp_path: Path) -> str:
     path = tmp_path / "providers.toml"
     path.write_text('[providers.gated]\nkind = "tests.support.foreign:Gated"\n')
     return str(path)
+
+
+@pytest.fixture
+def longest_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are as long as they may be: one that chance makes short is over before a test has looked at it."""
+    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high)
 
 
 StartWorker = Callable[..., Awaitable[Worker]]

@@ -14,7 +14,6 @@ from tests.conftest import StartWorker
 from tests.support.rival import Rival
 from tests.support.scripted import Scripted, registry
 from tests.support.transcripts import PATIENCE, events_of, in_words, transcript
-from worker import retry
 from worker.providers.base import Reasoning
 from worker.providers.errors import Broken, ProviderError, RateLimited
 
@@ -74,11 +73,11 @@ async def test_a_job_whose_deadline_passes_while_it_waits_for_a_place_is_never_a
 @pytest.mark.parametrize(
     "error", [Broken("the 500 of today"), RateLimited("the 429 of today", retry_after=90.0)]
 )
+@pytest.mark.usefixtures("longest_pauses")
 async def test_a_retry_that_would_come_after_the_deadline_is_not_waited_for(
-    producer: Producer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, error: ProviderError
+    producer: Producer, start_worker: StartWorker, error: ProviderError
 ) -> None:
     """Its readers hear at once, and hear what had failed."""
-    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high)
     provider = Scripted("a", [error])
     worker = await start_worker(registry(provider), backoff=60.0)
     job = await producer.enqueue("x", provider="a", deadline=30.0)

@@ -66,11 +66,11 @@ async def test_parking_ends_by_itself(parking: Parking, another: Parking, redis:
     assert await server_ms(redis) >= until_ms
 
 
+@pytest.mark.usefixtures("longest_pauses")
 async def test_where_the_provider_does_not_say_the_rest_doubles_up_to_a_minute(
     parking: Parking, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And begins anew once the provider has answered; each provider has its own."""
-    monkeypatch.setattr(parking_module.random, "uniform", lambda low, high: high)
     clock = 0.0
     monkeypatch.setattr(parking_module.time, "monotonic", lambda: clock)
 

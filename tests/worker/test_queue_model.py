@@ -357,6 +357,7 @@ TO_BE_REACHED = {
 
 
 @pytest.mark.timeout(600)  # the smallest case that fails is looked for at length
+@pytest.mark.usefixtures("longest_pauses")
 def test_any_order_of_steps_crashes_and_lost_replies_keeps_every_promise(model: type[QueueModel]) -> None:
     for number in range(4):
         play(model, EXAMPLES // 4, number)
@@ -365,6 +366,7 @@ def test_any_order_of_steps_crashes_and_lost_replies_keeps_every_promise(model: 
 
 @pytest.mark.skipif(not MINUTES, reason="a long run is asked for by CHAT_MODEL_MINUTES")
 @pytest.mark.timeout(MINUTES * 60 + 900)
+@pytest.mark.usefixtures("longest_pauses")
 def test_it_does_so_for_as_long_as_it_is_asked_for(
     model: type[QueueModel], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ async def test_what_may_pass_is_tried_again(
 @pytest.mark.parametrize(
     ("error", "number"), [(Broken("500"), 1), (RateLimited("429", retry_after=600.0), 0)]
 )
+@pytest.mark.usefixtures("longest_pauses")
 async def test_the_record_and_the_queue_know_until_when_it_waits_as_its_readers_do(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, error: ProviderError, number: int
 ) -> None:

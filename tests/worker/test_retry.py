@@ -85,8 +85,8 @@ def test_what_an_error_carries_is_fit_to_be_gone_by(
 # -- backoff ---------------------------------------------------------------------------------------------------
 
 
-def test_the_longest_pause_doubles_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high)
+@pytest.mark.usefixtures("longest_pauses")
+def test_the_longest_pause_doubles_up_to_the_bound() -> None:
     backoff = Backoff(first=0.5, longest=3.0)
     assert [backoff.pause(number) for number in range(1, 7)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
 
