@@ -93,9 +93,14 @@ def load_registry(path: Path | None, environ: Mapping[str, str] = os.environ) ->
     return Registry([*named, *(provider for provider in _built_in(environ) if provider.name not in taken)])
 
 
+_NO_KEY = "the environment variable {} holds what no key can be: a space or the end of a line around it, say"
+
+
 def _built_in(environ: Mapping[str, str]) -> list[Provider]:
     providers = [Provider(kind, kind, cls, cls.url, cls.working, cls.models) for kind, cls in KINDS.items()]
     key, url = environ.get("OPENAI_API_KEY"), environ.get("OPENAI_BASE_URL")
+    if key and not _is_key(key):
+        raise ConfigError(_NO_KEY.format("OPENAI_API_KEY"))
     if url:
         try:
             _check_url(url)
@@ -210,9 +215,17 @@ def _key(variable: str | None, place: "_Place", environ: Mapping[str, str]) -> s
         raise place.error(
             ["api_key_env"], "api_key_env must be the name of an environment variable, never a key"
         )
-    if not environ.get(variable):
+    key = environ.get(variable)
+    if not key:
         raise place.error(["api_key_env"], f"the environment variable {variable} is not set")
-    return environ[variable]
+    if not _is_key(key):
+        raise place.error(["api_key_env"], _NO_KEY.format(variable))
+    return key
+
+
+def _is_key(text: str) -> bool:
+    """Whether it can be sent: one with the end of its line at its end, as files have it, would fail every job."""
+    return text.isascii() and text.isprintable() and text.strip() == text
 
 
 def _first(given: T | None, otherwise: T) -> T:

@@ -9,7 +9,17 @@ import aiohttp
 import pytest
 
 from worker.providers.base import Finish, Part, Reasoning, ToolCall, Usage
-from worker.providers.errors import BadRequest, Broken, Cut, NotAStream, Refused
+from worker.providers.errors import (
+    BadRequest,
+    Broken,
+    Cut,
+    NotAStream,
+    ProviderError,
+    RateLimited,
+    Refused,
+    TimedOut,
+    Unauthorized,
+)
 from worker.providers.openai_compatible import OpenAICompatible
 
 from .protocols import OPENAI, QUESTION, collect, delta, sse, text_of
@@ -83,11 +93,17 @@ async def test_options_become_fields_of_the_body(http: aiohttp.ClientSession) ->
     assert "stop" not in body
 
 
-@pytest.mark.parametrize("given", [{"include_usage": False}, None])
-async def test_stream_options_can_be_changed_or_left_out(given: object, http: aiohttp.ClientSession) -> None:
+async def test_stream_options_can_be_changed(http: aiohttp.ClientSession) -> None:
+    _, body = await request_of(http, stream_options={"include_usage": False})
+    assert body["stream_options"] == {"include_usage": False}
+
+
+@pytest.mark.parametrize("given", [None, {}], ids=["by a job", "by a table of TOML, which has no null"])
+async def test_stream_options_can_be_left_out_where_a_service_refuses_them(
+    given: object, http: aiohttp.ClientSession
+) -> None:
     _, body = await request_of(http, stream_options=given)
-    assert body.get("stream_options") == given
-    assert ("stream_options" in body) == (given is not None)
+    assert "stream_options" not in body
 
 
 async def test_an_option_cannot_turn_the_stream_off() -> None:
@@ -136,6 +152,30 @@ async def test_an_answer_comes_as_parts_in_order(http: aiohttp.ClientSession) ->
     ]
 
 
+@pytest.mark.parametrize(("number", "text"), [(5, "5"), (0, "0"), (0.005, "0.005"), (-1, "-1")])
+async def test_a_token_that_is_sent_as_a_number_is_not_lost(
+    number: float, text: str, http: aiohttp.ClientSession
+) -> None:
+    body = sse(delta("["), delta(number), delta("]"), delta(reasoning_content=number), DONE)
+    assert await answer_to(body, http) == ["[", text, "]", Reasoning(text)]
+
+
+@pytest.mark.parametrize("thinking", [[{"type": "text", "text": "Hm."}], "Hm."])
+async def test_thinking_among_the_parts_of_a_content_is_reasoning(
+    thinking: object, http: aiohttp.ClientSession
+) -> None:
+    parts = [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": "So"}]
+    assert await answer_to(sse(delta(parts), delta("!"), DONE), http) == [Reasoning("Hm."), "So", "!"]
+
+
+@pytest.mark.parametrize(("reason", "told"), [("stop", "refusal"), ("content_filter", "content_filter")])
+async def test_a_refusal_is_text_and_the_reason_why_it_ended(
+    reason: str, told: str, http: aiohttp.ClientSession
+) -> None:
+    body = sse(delta(refusal="I'm"), delta(refusal=" sorry"), delta(finish_reason=reason), DONE)
+    assert await answer_to(body, http) == ["I'm", " sorry", Finish(told)]
+
+
 async def test_content_may_be_a_list_of_parts(http: aiohttp.ClientSession) -> None:
     body = sse(
         delta([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}, 7]), DONE
@@ -157,9 +197,12 @@ async def test_other_choices_than_the_first_are_ignored(http: aiohttp.ClientSess
         {"choices": [None, 3, {}]},
         {"choices": [{"index": [], "delta": {"content": "no"}}]},
         {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": {}}, {"finish_reason": []}]},
+        {"choices": [{"index": 0, "delta": {"content": True, "refusal": 1, "function_call": "x"}}]},
+        {"choices": [{"index": 0, "delta": {"content": [{"type": "thinking", "thinking": [3]}]}}]},
         {
             "choices": [
-                {"index": 0, "delta": {"content": 5, "reasoning": {}, "tool_calls": "x"}, "finish_reason": 1}
+                {"index": 0, "delta": {"content": {}, "reasoning": {}, "tool_calls": "x"}, "finish_reason": 1}
             ]
         },
         {"usage": []},
@@ -281,6 +324,38 @@ async def test_whole_calls_that_all_stand_at_one_place_are_calls_of_their_own(
     ]
 
 
+@pytest.mark.parametrize("index", [0, None])
+async def test_whole_calls_without_ids_at_one_place_are_calls_of_their_own(
+    index: int | None, http: aiohttp.ClientSession
+) -> None:
+    body = sse(
+        calls(piece(index, '{"x": ', name="f")),
+        calls(piece(index, "{}", name="f")),
+        calls(piece(index, "}", name="f")),
+        calls(piece(index, '{"y": 1}', name="g")),
+        calls(piece(index, "\n", name="g")),
+        calls(piece(index, '{"y": 2}', name="g")),
+        delta(finish_reason="tool_calls"),
+        DONE,
+    )
+    assert await answer_to(body, http) == [
+        ToolCall("", "f", '{"x": {}}'),
+        ToolCall("", "g", '{"y": 1}\n'),
+        ToolCall("", "g", '{"y": 2}'),
+        Finish("tool_calls"),
+    ]
+
+
+async def test_a_function_call_of_the_time_before_tools_is_a_tool_call(http: aiohttp.ClientSession) -> None:
+    body = sse(
+        delta(function_call={"name": "f", "arguments": '{"x"'}),
+        delta(function_call={"arguments": ": 1}"}),
+        delta(finish_reason="function_call"),
+        DONE,
+    )
+    assert await answer_to(body, http) == [ToolCall("", "f", '{"x": 1}'), Finish("function_call")]
+
+
 async def test_tool_calls_in_the_finishing_chunk_count(http: aiohttp.ClientSession) -> None:
     body = sse(calls(piece(None, "{}", id="c", name="f"), finish_reason="tool_calls"), DONE)
     assert await answer_to(body, http) == [ToolCall("c", "f", "{}"), Finish("tool_calls")]
@@ -300,7 +375,7 @@ async def test_arguments_split_inside_a_surrogate_pair_are_joined(http: aiohttp.
 async def test_tool_calls_without_end_are_refused(
     http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.providers.completion.MAX_CALLS_SIZE", 10)
+    monkeypatch.setattr("worker.providers.tool_calls.MAX_CALLS_SIZE", 10)
     with pytest.raises(Broken, match="tool calls without end"):
         await answer_to(sse(calls(piece(0, "x" * 6)), calls(piece(0, "x" * 6)), DONE), http)
 
@@ -370,11 +445,61 @@ async def test_the_end_mark_ends_the_answer_though_the_connection_stays_open(
         b'data: {"error": "overloaded"}\n\n',
         b'event: error\ndata: {"message": "overloaded"}\n\n',
         b"event: error\ndata: overloaded\n\n",
+        b'data: {"object": "error", "message": "overloaded", "code": 503}\n\n',
+        b'data: {"choices": [{"delta": {"content": "b"}, "error": {"message": "overloaded"}}]}\n\n',
     ],
 )
 async def test_an_error_inside_the_stream_is_a_failure(event: bytes, http: aiohttp.ClientSession) -> None:
     with pytest.raises(Broken, match=r"reported an error inside its answer: .*overloaded"):
         await answer_to(sse(delta("a")) + event + sse(DONE), http)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": 400}, Refused),
+        ({"code": 401}, Unauthorized),
+        ({"code": "402"}, Unauthorized),
+        ({"code": 408}, TimedOut),
+        ({"code": 429}, RateLimited),
+        ({"code": "rate_limit_exceeded"}, RateLimited),
+        ({"type": "rate_limit_error", "code": None}, RateLimited),
+        ({"code": 429, "type": "insufficient_quota"}, Unauthorized),
+        ({"code": "insufficient_quota"}, Unauthorized),
+        ({"code": 502}, Broken),
+        ({"code": 503}, Broken),
+        ({"code": 200}, Broken),
+        ({"code": True, "type": []}, Broken),
+        ({"code": "server_error"}, Broken),
+        ("429", Broken),
+    ],
+)
+@pytest.mark.parametrize("place", ["a chunk", "an event", "a choice"])
+async def test_an_error_inside_the_stream_that_names_a_status_is_what_that_status_stands_for(
+    error: object, kind: type[ProviderError], place: str, http: aiohttp.ClientSession
+) -> None:
+    """Whoever answers before the service behind it has can say it in no other way."""
+    event = sse({"error": error})
+    if place == "a choice":
+        event = sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": error}]})
+    elif place == "an event":
+        event = b"event: error\n" + event
+    with pytest.raises(ProviderError, match="reported an error inside its answer") as caught:
+        await answer_to(sse(delta("a")) + event + sse(DONE), http)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
+async def test_a_finish_reason_that_says_that_it_failed_is_a_failure_behind_the_text(
+    reason: str, http: aiohttp.ClientSession
+) -> None:
+    """G6, though the end mark comes."""
+    seen: list[Part] = []
+    body = sse(delta("Hal"), delta("f", finish_reason=reason), DONE)
+    async with Upstream(answering(whole(body, content_type="text/event-stream"))) as upstream:
+        with pytest.raises(Broken, match="reported an error inside its answer"):
+            await keep(seen, OPENAI.ask(upstream.url, http=http))
+    assert text_of(seen) == "Half"
 
 
 @pytest.mark.parametrize("payload", ["{", "nonsense", "[" * 100_000, "[]", '"text"', "1"])

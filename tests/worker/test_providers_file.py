@@ -368,6 +368,19 @@ def test_a_key_variable_must_be_set_and_not_empty(tmp_path: Path, environ: dict[
     assert (line, "X_KEY" in reason) == (3, True)
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r", " {}", "{}\x00", "schlüssel-{}"])
+def test_a_key_that_cannot_be_sent_is_told_at_the_start_and_not_shown(tmp_path: Path, around: str) -> None:
+    """Such as one that was written to a secret with the end of its line: each job would fail by it."""
+    key = around.format(SECRET)
+    line, reason = mistake(
+        tmp_path, '[providers.x]\nkind = "openai"\napi_key_env = "X_KEY"\n', {"X_KEY": key}
+    )
+    assert (line, "X_KEY" in reason, SECRET in reason) == (3, True, False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
+        load_registry(None, {"OPENAI_API_KEY": key})
+    assert SECRET not in str(caught.value)
+
+
 def test_no_mistake_shows_a_secret_of_the_file_or_the_environment(tmp_path: Path) -> None:
     environ: dict[str, Any] = {"X_KEY": SECRET}
     for wrong in ("nonsense = 1", "timeouts = 3", "working = []", f'base_url = "http//me:{SECRET}@x"'):

@@ -229,6 +229,16 @@ async def test_a_class_of_ours_is_told_where_and_with_what_to_ask() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("job", "sent"), [({}, 0.6), ({"temperature": 0}, 0), ({"options": {"temperature": 0.1}}, 0.1)]
+)
+async def test_what_a_job_says_of_the_temperature_goes_before_what_its_provider_does(
+    job: dict[str, Any], sent: float
+) -> None:
+    call = await ask(provider("x", "m1", cls=Recording, options={"temperature": 0.6}), **job)
+    assert call["temperature"] == sent
+
+
 async def test_a_foreign_class_gets_what_was_set_up_for_it_and_nothing_that_only_ours_understand() -> None:
     call = await ask(provider("x", "m1", cls=ForeignRecording, api_key=SECRET), model="m2")
     assert call == {

@@ -1,48 +1,24 @@
 """A chat completion as OpenAI's services stream it: bytes in, parts out. No I/O."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from worker.providers.base import Finish, Part, Reasoning, ToolCall, Usage, content_text
+from worker.providers.base import Finish, Part, Reasoning, Usage, content_text
 from worker.providers.errors import Broken, Cut, ProviderError
+from worker.providers.failures import kind_of, status_in
+from worker.providers.loose_json import mapping_in, mappings_in, spoken_in, text_in, whole
 from worker.providers.request import Request
 from worker.providers.sse import EventStreamParser, ServerSentEvent
+from worker.providers.tool_calls import ToolCalls
 
 END_MARK = "[DONE]"
-MAX_CALLS = 1000  # tool calls in one answer
-MAX_CALLS_SIZE = 4 * 1024 * 1024  # characters in all of them
 
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call whose pieces are still coming. ``index``: its place among the calls of the answer."""
-
-    index: int
-    id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
-
-    def add(self, delta: Mapping[str, Any]) -> int:
-        """Take one piece and return its size."""
-        function = _mapping(delta.get("function"))
-        # Some services repeat id and name in every piece; only the arguments are cut up.
-        self.id = self.id or _string(delta.get("id"))
-        self.name = self.name or _string(function.get("name"))
-        self.arguments.append(_string(function.get("arguments")))
-        return len(self.arguments[-1])
-
-    def is_another(self, delta: Mapping[str, Any]) -> bool:
-        """Whether a piece begins a call of its own: some services send whole calls, all at one place or at none."""
-        id_ = _string(delta.get("id"))
-        names_itself = bool(id_ and _string(_mapping(delta.get("function")).get("name")))
-        return names_itself and bool(self.id) and id_ != self.id
-
-    def complete(self) -> ToolCall:
-        return ToolCall(_whole(self.id), _whole(self.name), _whole("".join(self.arguments)))
+_FAILED = frozenset({"error", "insufficient_system_resource"})
+"""Finish reasons of an answer that was broken off: OpenRouter's, and DeepSeek's
+(https://api-docs.deepseek.com/api/create-chat-completion)."""
 
 
 class Completion:
@@ -51,9 +27,8 @@ class Completion:
     __slots__ = (
         "_calls",
         "_has_held",
-        "_held",
+        "_has_refused",
         "_is_finished",
-        "_open_calls",
         "_parser",
         "_request",
         "_usage",
@@ -64,10 +39,9 @@ class Completion:
         self.is_complete = False
         self._request = request
         self._parser = EventStreamParser()
-        self._calls: list[_Call] = []
-        self._open_calls: dict[int, _Call] = {}  # the last one at each place
-        self._held = 0  # characters in tool calls
+        self._calls = ToolCalls()
         self._has_held = False
+        self._has_refused = False
         self._usage: Usage | None = None
         self._is_finished = False
 
@@ -102,7 +76,7 @@ class Completion:
         """
         if not self.is_complete and self._parser.unfinished().strip() != END_MARK:
             raise self._request.error(Cut, f"{self._request.host} ended its answer without {END_MARK}")
-        parts: list[Part] = [*self._take_calls()]
+        parts: list[Part] = [*self._calls.take()]
         if self._usage is not None:
             parts.append(self._usage)
         return parts
@@ -110,7 +84,7 @@ class Completion:
     def _read(self, event: ServerSentEvent, parts: list[Part]) -> None:
         data = event.data.strip()
         if event.event == "error":
-            raise self._broken("reported an error inside its answer", data)
+            raise self._failed(data, _error_in(data))
         if data == END_MARK:
             self.is_complete = True
         elif data:  # an empty event only keeps the connection alive
@@ -118,7 +92,7 @@ class Completion:
             if text := _lone_text(chunk):
                 parts.append(text)
             else:
-                self._read_chunk(chunk, parts)
+                self._read_chunk(chunk, parts, data)
 
     def _decode(self, data: str) -> Mapping[str, Any]:
         try:
@@ -127,8 +101,8 @@ class Completion:
             chunk = self._decode_leniently(data)
         if not isinstance(chunk, dict):
             raise self._broken("sent an event that is not a JSON object", data)
-        if chunk.get("error"):
-            raise self._broken("reported an error inside its answer", data)
+        if error := chunk.get("error"):
+            raise self._failed(data, error)
         return chunk
 
     def _decode_leniently(self, data: str) -> Any:
@@ -141,48 +115,58 @@ class Completion:
     def _broken(self, what: str, data: str) -> ProviderError:
         return self._request.error(Broken, f"{self._request.host} {what}: {self._request.summary(data)}")
 
-    def _read_chunk(self, chunk: Mapping[str, Any], parts: list[Part]) -> None:
+    def _failed(self, data: str, error: object) -> ProviderError:
+        """Make the error for one that was reported inside the answer: it may say which status it would have had."""
+        status = status_in(error)
+        kind = Broken if status is None else kind_of(status, wait=None, error=error)
+        text = f"{self._request.host} reported an error inside its answer: {self._request.summary(data)}"
+        return self._request.error(kind, text)
+
+    def _read_chunk(self, chunk: Mapping[str, Any], parts: list[Part], data: str) -> None:
+        if chunk.get("object") == "error":  # as vLLM reported them before it named them `error`
+            raise self._failed(data, chunk)
         if (counts := chunk.get("usage")) and (usage := _usage(counts)):
             self._usage = usage  # some services send a running count: the last one stands
-        for choice in _items(chunk.get("choices")):
+        for choice in mappings_in(chunk.get("choices")):
             if choice.get("index") in (0, None):
                 self._read_choice(choice, parts)
+                if choice.get("error") or text_in(choice.get("finish_reason")) in _FAILED:
+                    raise self._failed(data, choice.get("error"))
 
     def _read_choice(self, choice: Mapping[str, Any], parts: list[Part]) -> None:
-        delta = _mapping(choice.get("delta"))
+        delta = mapping_in(choice.get("delta"))
+        self._read_texts(delta, parts)
+        if pieces := delta.get("tool_calls"):
+            self._hold_calls(mappings_in(pieces))
+        if call := mapping_in(delta.get("function_call")):  # what there was before tools, and is served still
+            self._hold_calls([{"index": 0, "function": call}])
+        if (
+            (reason := text_in(choice.get("finish_reason")))
+            and not self._is_finished
+            and reason not in _FAILED
+        ):
+            self._is_finished = True
+            parts += self._calls.take()
+            parts.append(Finish("refusal" if self._has_refused and reason == "stop" else whole(reason)))
+
+    def _read_texts(self, delta: Mapping[str, Any], parts: list[Part]) -> None:
         # A surrogate pair that the service split between two deltas comes out as two lone halves;
         # whoever joins chunks joins them, a provider does not hold text back.
-        if reasoning := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning")):
+        content = delta.get("content")
+        reasoning = spoken_in(delta.get("reasoning_content")) or spoken_in(delta.get("reasoning"))
+        if reasoning := reasoning or _thinking_in(content):
             parts.append(Reasoning(reasoning))
-        if text := content_text(delta.get("content")):
+        if text := spoken_in(content) or content_text(content):
             parts.append(text)
-        if pieces := delta.get("tool_calls"):
-            self._hold_calls(_items(pieces))
-        if (reason := _string(choice.get("finish_reason"))) and not self._is_finished:
-            self._is_finished = True
-            parts += self._take_calls()
-            parts.append(Finish(_whole(reason)))
+        if refusal := text_in(delta.get("refusal")):
+            self._has_refused = True
+            parts.append(refusal)
 
-    def _hold_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
-        for position, piece in enumerate(pieces):
-            given = piece.get("index")
-            index = given if isinstance(given, int) else position
-            call = self._open_calls.get(index)
-            if call is None or call.is_another(piece):
-                call = self._open_calls[index] = _Call(index)
-                self._calls.append(call)
-            self._held += call.add(piece)
-            self._has_held = True
-        if self._held > MAX_CALLS_SIZE or len(self._calls) > MAX_CALLS:
+    def _hold_calls(self, pieces: list[Mapping[str, Any]]) -> None:
+        self._calls.add(pieces)
+        self._has_held = self._has_held or bool(pieces)
+        if self._calls.are_without_end:
             raise self._request.error(Broken, f"{self._request.host} sent tool calls without end")
-
-    def _take_calls(self) -> list[ToolCall]:
-        calls, self._calls, self._open_calls = self._calls, [], {}
-        return [call.complete() for call in sorted(calls, key=_place)]
-
-
-def _place(call: _Call) -> int:
-    return call.index
 
 
 def _lone_text(chunk: Mapping[str, Any]) -> str:
@@ -194,19 +178,35 @@ def _lone_text(chunk: Mapping[str, Any]) -> str:
     if chunk.get("usage") or not isinstance(choices, list) or len(choices) != 1:
         return ""
     choice = choices[0]
-    if not isinstance(choice, dict) or choice.get("index") not in (0, None) or choice.get("finish_reason"):
+    if not isinstance(choice, dict) or choice.get("index") not in (0, None):
+        return ""
+    if choice.get("finish_reason") or choice.get("error"):
         return ""
     delta = choice.get("delta")
     if not isinstance(delta, dict) or len(delta) != 1:
         return ""
-    return _string(delta.get("content"))
+    return text_in(delta.get("content"))
+
+
+def _thinking_in(content: object) -> str:
+    """Return the reasoning that stands among the parts of a content, where Mistral puts it."""
+    parts = [part for part in mappings_in(content) if part.get("type") == "thinking"]
+    return "".join(content_text(part.get("thinking")) for part in parts)
+
+
+def _error_in(data: str) -> object:
+    try:
+        value = mapping_in(orjson.loads(data))
+    except (ValueError, RecursionError):
+        return None
+    return value.get("error") or value
 
 
 def _usage(value: object) -> Usage | None:
     # Through JSON once more, so that neither a lone surrogate nor a number of any length hides in what nobody
     # looks into.
     try:
-        counts = json.loads(_whole(json.dumps(_mapping(value), ensure_ascii=False)), parse_int=_integer)
+        counts = json.loads(whole(json.dumps(mapping_in(value), ensure_ascii=False)), parse_int=_integer)
     except RecursionError:  # orjson goes deeper than the standard library
         return None
     given, made = counts.pop("prompt_tokens", None), counts.pop("completion_tokens", None)
@@ -222,20 +222,3 @@ def _count(value: object) -> int:
 def _integer(digits: str) -> int | float:
     # A number that no counter reaches would not fit into an event.
     return int(digits) if len(digits) <= 18 else float(digits)
-
-
-def _whole(text: str) -> str:
-    """Join split surrogate pairs; a half without its other half becomes U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _items(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

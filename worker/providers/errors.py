@@ -6,7 +6,7 @@
     ├── Refused          the service says no (4xx): asking again gives the same
     │   ├── RateLimited  429: ask again later
     │   └── Unauthorized 401, 402, 403, or no quota left: an operator must mend the key or the account
-    ├── Broken           the service failed (5xx), or said so inside its stream
+    ├── Broken           the service failed (409, 425, 498, 5xx), or said so inside its stream
     │   └── Overloaded   503 or 529 that says when to ask again
     ├── NotAStream       200, but a web page or something else that is no answer
     ├── Cut              the answer ended before its end mark
@@ -66,7 +66,10 @@ class Unauthorized(Refused):
 
 
 class Broken(ProviderError):
-    """The service answered with a 5xx status, or reported an error inside its stream."""
+    """The service answered with 409, 425, 498 or a 5xx status, or reported an error inside its stream.
+
+    An error inside the stream that names a status is the one which that status stands for.
+    """
 
     code = "upstream_error"
 

@@ -32,6 +32,10 @@ ERROR_BODY_TIMEOUT = 5.0  # seconds that reading it may take
 TRANSPORT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
+_TOO_MANY = ("rate_limit_exceeded", "rate_limit_error", "insufficient_quota")
+"""What services call the error whose status is 429."""
+
+
 async def not_a_stream(response: aiohttp.ClientResponse, request: Request) -> ProviderError:
     """Make the error for an answer of the wrong content type."""
     text = f"{request.host} sent {response.content_type} instead of a stream"
@@ -49,7 +53,7 @@ async def refusal_of(response: aiohttp.ClientResponse, request: Request) -> Prov
     """Make the error for a status that is no success, of what the service says about it."""
     body = await _beginning_of(response)
     wait = retry_after(response.headers, status=response.status, now=time.time())
-    kind = _kind_of(response.status, wait=wait, body=body)
+    kind = kind_of(response.status, wait=wait, error=_error_in(body))
     text = _with_body(
         f"{request.host} answered {response.status} {response.reason or ''}".rstrip(), body, request
     )
@@ -59,30 +63,57 @@ async def refusal_of(response: aiohttp.ClientResponse, request: Request) -> Prov
     return request.error(kind, text, status=response.status, retry_after=wait if asks_to_wait else None)
 
 
-def _kind_of(status: int, *, wait: float | None, body: str) -> type[ProviderError]:
+def kind_of(status: int, *, wait: float | None, error: object) -> type[ProviderError]:
+    """Return which of ours a status from 400 on stands for.
+
+    ``wait``: the seconds that the service asks for. ``error``: what it says of the error.
+    """
     match status:
         case 429:
-            return Unauthorized if _has_no_quota(body) else RateLimited
+            return Unauthorized if _has_no_quota(error) else RateLimited
         case 401 | 402 | 403:
             return Unauthorized
-        case 408:  # the one 4xx that says: the same request, once more
+        case 408:  # says: the same request, once more
             return TimedOut
+        case (
+            409 | 425 | 498
+        ):  # so do these; the last is Groq's (https://console.groq.com/docs/flex-processing)
+            return Broken
         case 503 | 529 if wait is not None:
             return Overloaded
     return Broken if status >= 500 else Refused
 
 
-def _has_no_quota(body: str) -> bool:
+def status_in(error: object) -> int | None:
+    """Return the status that an error which is told inside an answer would have had; None if it says none.
+
+    Gateways such as OpenRouter answer before the service behind them has, and tell its status as the error's ``code``
+    (https://openrouter.ai/docs/errors).
+    """
+    if not isinstance(error, dict):
+        return None
+    code = error.get("code")
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
+        code = int(code)
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return 429 if code in _TOO_MANY or error.get("type") in _TOO_MANY else None
+
+
+def _error_in(body: str) -> object:
+    try:
+        return json.loads(body).get("error")
+    except (ValueError, RecursionError, AttributeError):  # no JSON, or not of that shape
+        return None
+
+
+def _has_no_quota(error: object) -> bool:
     """Whether a 429 says that the account is empty: no waiting helps then, only whoever pays.
 
     OpenAI tells the two kinds of 429 apart in nothing but these fields, which its guide to error codes documents;
     the sentence beside them is for people, and is not looked at.
     """
-    try:
-        error = json.loads(body).get("error")
-        return "insufficient_quota" in (error.get("code"), error.get("type"))
-    except (ValueError, RecursionError, AttributeError):  # no JSON, or not of that shape
-        return False
+    return isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type"))
 
 
 def _with_body(text: str, body: str, request: Request) -> str:

@@ -72,5 +72,6 @@ def _payload(
     if taken := sorted(set(options) & set(_OURS)):
         raise BadRequest(f"an option cannot set {', '.join(taken)}")
     fields = {"stream_options": {"include_usage": True}, "temperature": temperature, **options}
+    fields["stream_options"] = fields["stream_options"] or None  # an empty table, as TOML has no null
     given = {name: value for name, value in fields.items() if value is not None}
     return {"model": model, "messages": messages, "stream": True, **given}

@@ -52,6 +52,7 @@ A job may set none of them unless its provider's table allows it.
 """
 
 _DESTINATIONS = GUARDED - {"api_key", "messages", "model", "timeout"}
+_ACCOUNTS = _DESTINATIONS | {"api_key"}
 
 RESERVED = GUARDED | {"stream"}
 """Options that no table of a provider sets for all jobs."""
@@ -148,7 +149,7 @@ class Provider:
 
     def is_the_jobs(self, job: Job) -> bool:
         """Whether the job chose where it asks, or with which key: what is said there is said to this job alone."""
-        return bool(job.options) and not GUARDED.isdisjoint(job.options)
+        return bool(job.options) and not _ACCOUNTS.isdisjoint(job.options)
 
     def ask(self, job: Job, http: aiohttp.ClientSession, *, standing: str = "") -> AsyncIterator[Part]:
         """Return the answer to ``job`` as it will arrive; nothing is sent before the first step.
@@ -178,11 +179,10 @@ class Provider:
         arguments["timeout"] = timeouts.connect if self._is_ours else timeouts.total
         if "http" in arguments:
             arguments["http"] = http
-        if job.temperature is not None:
-            arguments["temperature"] = job.temperature
         if not _DESTINATIONS.isdisjoint(job.options):  # allowed, but our key goes nowhere that a job chooses
             arguments.pop("api_key", None)
-        return {**arguments, **self.options, **job.options}
+        own = {} if job.temperature is None else {"temperature": job.temperature}
+        return {**arguments, **self.options, **own, **job.options}
 
     def _own_arguments(self) -> Mapping[str, Any]:
         """Return what the class is told about every job, as far as it takes that; the session is still to come."""
