@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from producer.errors import AnswerRestarted, JobCancelled, JobFailed
+from producer.errors import AnswerRestarted, CorruptLog, JobCancelled, JobFailed
 from producer.status import Status
 from producer.subscription import Subscription
 from producer.wire.events import Cancelled, Chunk, Done, Event, Failed, Reasoning, Started, ToolCall
@@ -67,8 +67,12 @@ class Answer:
         Raises:
             JobFailed: the job failed.
             JobCancelled: the job was cancelled.
+            CorruptLog: the log misses a part of the answer.
         """
         done = check_done(job_id, self.end, self.text)
+        if len(self.text) != done.chars:
+            have = f"{len(self.text)} of the {done.chars} characters of its answer"
+            raise CorruptLog(f"the log of job {job_id!r} has {have}: a server lost the others")
         return Result(
             job_id=job_id,
             text=self.text,
@@ -135,6 +139,7 @@ class TextStream:
         self._unsettled: list[str] = []
         self._pieces: deque[str] = deque()
         self._is_over = False
+        self._is_left = False
 
     def __aiter__(self) -> Self:
         return self
@@ -159,13 +164,18 @@ class TextStream:
         return pieces
 
     async def aclose(self) -> None:
-        """Leave; the job goes on."""
+        """Leave; the job goes on. A stream that was left before it began enqueues nothing."""
+        self._is_left = True
         if self._subscription is not None:
             await self._subscription.aclose()
 
     async def _make_ready(self) -> None:
-        if self._subscription is None:
+        if self._subscription is None and not self._is_left:
             self._subscription = await self._begin()
+        if self._subscription is None:
+            return
+        if self._is_left:  # maybe while it began
+            await self._subscription.aclose()
         while not self._pieces and not self._is_over:
             await self._read(self._subscription)
         if not self._pieces and self.end is not None:  # otherwise somebody has left, maybe while this waited

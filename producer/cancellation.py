@@ -7,7 +7,7 @@ from typing import Any
 from producer import scripts
 from producer.errors import CorruptLog, JobNotFound, ResultTimeout
 from producer.link import Link
-from producer.status import number_in, read_record
+from producer.status import next_attempt, read_record
 from producer.subscription import Subscription
 from producer.wire.codec import pack
 from producer.wire.events import Cancelled, EventId
@@ -45,9 +45,7 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> tuple[
     reason = reason[:_MAX_REASON_CHARS].encode(errors="replace").decode() or _NO_REASON
     for _ in range(_TRIES):
         record, now_ms = await read_record(link, keys, job_id)
-        attempt = number_in(record, "attempt")
-        # An attempt of its own, by the rule that claims follow: the server's time, and above the last one.
-        own_attempt = max(now_ms, attempt + 1)
+        own_attempt = next_attempt(record, now_ms)
         frame = encode(Cancelled(str(EventId(own_attempt, 0)), reason, upstream_closed=True))
         (outcome,) = await link.run(
             scripts.CANCEL.on(names, own_attempt, frame, reason, UNFINISHED_MS, now_ms)
@@ -59,9 +57,9 @@ async def cancel_job(link: Link, keys: Keys, job_id: str, reason: str) -> tuple[
                 return Cancellation.FINISHED, 0
             case b"unknown":
                 raise JobNotFound(job_id)
-            case [b"requested", running]:
+            case [b"requested", running, queue]:
                 hint = {"type": "cancel", "id": job_id, "attempt": int(running), "reason": reason}
-                await _tell_workers(link, keys.control(record[b"queue"].decode()), hint)
+                await _tell_workers(link, keys.control(queue.decode()), hint)
                 return Cancellation.REQUESTED, int(running)
             # b"again": an attempt began between the two steps, so a later id is due
     raise CorruptLog(f"the log of job {job_id!r} and its record do not belong together")

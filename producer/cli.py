@@ -11,8 +11,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from producer.cancellation import Cancellation
 from producer.client import Producer
@@ -21,6 +19,7 @@ from producer.dead_cli import dead
 from producer.errors import JobNotFound, ResultTimeout
 from producer.intake import JobFields
 from producer.printing import print_answer
+from producer.terminal import columns, in_one_line
 
 app = typer.Typer(
     help="Enqueue chat jobs and read their answers.",
@@ -112,7 +111,7 @@ def status(
             typer.echo(json.dumps(fields, default=plain))
             return
         for name, value in fields.items():
-            typer.echo(f"{name:12} {'-' if value is None else plain(value)}")
+            typer.echo(f"{name:12} {'-' if value is None else in_one_line(str(plain(value)))}")
 
     run(work, redis_url, prefix)
 
@@ -157,13 +156,15 @@ def queues(as_json: JsonOption = False, redis_url: RedisOption = None, prefix: P
             for queue in found:
                 typer.echo(json.dumps(asdict(queue)))
             return
-        table = Table("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD", box=None)
+        rows: list[tuple[str, ...]] = [
+            ("QUEUE", "LENGTH", "IN FLIGHT", "OLDEST", "WORKERS", "DELAYED", "DEAD")
+        ]
         for queue in found:
             age = "-" if queue.oldest_age is None else f"{queue.oldest_age:.1f} s"
             dead_letters = f"{queue.dead} ({queue.dropped} dropped)" if queue.dropped else str(queue.dead)
             numbers = (queue.length, queue.in_flight, age, queue.workers, queue.delayed, dead_letters)
-            table.add_row(queue.name, *map(str, numbers))
-        Console().print(table)
+            rows.append((queue.name, *map(str, numbers)))
+        typer.echo(columns(*rows))
 
     run(work, redis_url, prefix)
 

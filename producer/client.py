@@ -63,6 +63,7 @@ class Producer:
         self._patience = patience
         self._link = Link(self._url, timeout)
         self._listener = Listener(self._url, timeout)
+        self._link.when_moved = self._listener.move
 
     def _start_embedded(self) -> str:
         try:
@@ -79,10 +80,14 @@ class Producer:
 
     async def aclose(self) -> None:
         """Close all connections. Subscriptions that are still read raise `Unavailable`."""
-        await self._link.aclose()
-        await self._listener.aclose()
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.stop)
+        try:
+            await self._link.aclose()
+        finally:
+            try:
+                await self._listener.aclose()
+            finally:
+                if self._embedded is not None:
+                    await asyncio.to_thread(self._embedded.stop)
 
     # -- writing -------------------------------------------------------------------------------------------
 

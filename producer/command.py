@@ -20,6 +20,7 @@ from producer.errors import (
     InvalidSetting,
     Unavailable,
 )
+from producer.terminal import in_one_line, take_any_text
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -56,6 +57,7 @@ def run(
         async with Producer(url, prefix=prefix, max_queue_length=max_queue_length) as producer:
             await work(producer)
 
+    take_any_text()
     with _exit_status():
         asyncio.run(main())
 
@@ -89,7 +91,7 @@ def _drop_output() -> None:
 
 
 def _exit(error: Exception | str, code: int) -> typer.Exit:
-    typer.echo(f"chat-producer: {error}", err=True)
+    typer.echo(f"chat-producer: {in_one_line(str(error))}", err=True)
     return typer.Exit(code)
 
 

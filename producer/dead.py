@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypedDict
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from producer.connection.refusals import is_busy
 from producer.link import Link
 from producer.status import instant, queues_of, server_ms
 from producer.wire.dead import DeadLetter
@@ -127,7 +129,17 @@ async def drop_dead(link: Link, keys: Keys, dead: DeadJob) -> bool:
     Raises:
         Unavailable: Redis cannot be reached.
     """
-    return bool(await link.ask(lambda redis: redis.xdel(keys.dead(dead.queue), dead.id)))
+    may_be_done = False
+
+    async def delete(redis: Redis) -> bool:
+        nonlocal may_be_done
+        try:
+            return bool(await redis.xdel(keys.dead(dead.queue), dead.id)) or may_be_done
+        except RedisError as error:
+            may_be_done = may_be_done or not is_busy(error)  # its reply was lost
+            raise
+
+    return await link.ask(delete)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------

@@ -10,15 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from producer.client import Producer
 from producer.command import FAILED, JsonOption, PrefixOption, RedisOption, run
 from producer.dead import DeadFilter, DeadJob
 from producer.revival import Retry
 from producer.status import instant
+from producer.terminal import columns, in_one_line
 from producer.wire.codec import WireError, unpack_map
 from producer.wire.job import MAX_JOB_BYTES
 
@@ -72,7 +70,7 @@ def list_(
             for letter in found:
                 typer.echo(json.dumps(_fields(letter)))
         else:
-            Console().print(_table(found))
+            typer.echo(_table(found))
 
     run(work, redis_url, prefix)
 
@@ -202,7 +200,7 @@ async def _to_each(
         if as_json:
             typer.echo(json.dumps(named | {"outcome": outcome}))
         elif outcome not in _DONE:
-            typer.echo(f"{_printable(named['id'])}: {outcome}", err=True)
+            typer.echo(f"{in_one_line(named['id'])}: {outcome}", err=True)
     if not as_json:
         typer.echo(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none")
     if outcomes.keys() - _DONE:
@@ -242,21 +240,20 @@ def _job_in(letter: DeadJob) -> dict[str, Any]:
         return {"job_hex": letter.letter.job.hex()}
 
 
-def _table(found: list[DeadJob]) -> Table:
-    table = Table("ID", "JOB", "QUEUE", "CODE", "ATTEMPTS", "AGE", "REASON", box=None)
+def _table(found: list[DeadJob]) -> str:
+    rows: list[tuple[str, ...]] = [("ID", "JOB", "QUEUE", "CODE", "ATTEMPTS", "AGE", "REASON")]
     for letter in found:
         told = letter.letter
-        reason = _printable(told.reason)
+        reason = in_one_line(told.reason)
         cut = reason if len(reason) <= _REASON_CHARS else f"{reason[: _REASON_CHARS - 1]}…"
         cells = (letter.id, told.job_id or "-", letter.queue, told.code or "-", str(told.attempts))
-        # As Text, because a reason may hold what rich takes for markup.
-        table.add_row(*(Text(_printable(cell)) for cell in cells), _age(letter.buried_at), Text(cut))
-    return table
+        rows.append((*map(in_one_line, cells), _age(letter.buried_at), cut))
+    return columns(*rows)
 
 
 def _described(fields: dict[str, Any]) -> str:
     lines = [
-        f"{name:10} {_printable(str(value)) or '-'}"
+        f"{name:10} {in_one_line(str(value)) or '-'}"
         for name, value in fields.items()
         if name not in {"errors", "job"}
     ]
@@ -264,7 +261,7 @@ def _described(fields: dict[str, Any]) -> str:
         when = instant(error["at"])
         at = "-" if when is None else when.isoformat(timespec="milliseconds")
         told = f"attempt {error['number']} {error['provider'] or '-'} {error['code']}: {error['message']}"
-        lines.append(f"{'error':10} {at} {_printable(told)}")
+        lines.append(f"{'error':10} {at} {in_one_line(told)}")
     if "job" in fields:
         lines.append(json.dumps(fields["job"], indent=2, default=str))
     return "\n".join(lines)
@@ -276,8 +273,3 @@ def _age(instant: datetime) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def _printable(text: str) -> str:
-    """Text that does nothing to a terminal: what a provider said may hold its control characters."""
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -16,9 +16,25 @@
 None of them is a bare redis or pydantic error; where one of those is the cause, it is chained.
 """
 
+from typing import Any
+
 
 class ChatRelayError(Exception):
     """The root: catch this to catch them all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again of its text, for which most of these have no place; and a process pool whose worker
+        # raises what cannot be made again waits for ever, or breaks.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(
+    cls: type[ChatRelayError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> ChatRelayError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class InvalidSetting(ChatRelayError, ValueError):

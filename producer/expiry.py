@@ -1,9 +1,11 @@
 """Ending a job whose deadline has passed while no worker had it: whoever waits for it does, so that nobody waits on."""
 
+from collections.abc import Mapping
+
 from producer import scripts
 from producer.link import Link
-from producer.status import number_in, read_record
-from producer.wire.events import EventId, Failed
+from producer.status import next_attempt, number_in, read_record
+from producer.wire.events import Cancelled, EventId, Failed
 from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from producer.wire.lifetimes import UNFINISHED_MS
@@ -24,21 +26,32 @@ _WHEN = {
 async def expire_job(link: Link, keys: Keys, job_id: str) -> bool:
     """End the job if its deadline has passed and no worker ends it; return whether this call did.
 
+    One that somebody cancelled, and whose worker has not lived to end it, ends as cancelled.
+
     Raises:
         Unavailable: Redis cannot be reached, or refuses this client to write.
     """
-    names = [keys.log(job_id), keys.record(job_id), keys.events(job_id)]
+    names = [keys.log(job_id), keys.record(job_id), keys.cancel(job_id), keys.events(job_id)]
+    reason: str | None = None
     for _ in range(_TRIES):
         record, now_ms = await read_record(link, keys, job_id)
         attempt, number = number_in(record, "attempt"), number_in(record, "number")
-        # An attempt of its own, by the rule that claims follow: the server's time, and above the last one.
-        own_attempt = max(now_ms, attempt + 1)
-        when = _WHEN.get(record.get(b"status", b""), "it waited for another attempt")
-        message = f"the deadline passed while {when}"
-        frame = encode(Failed(str(EventId(own_attempt, 0)), "deadline_exceeded", message, number))
-        (outcome,) = await link.run(
-            scripts.EXPIRE.on(names, own_attempt, frame, attempt, number, UNFINISHED_MS, _WORKERS_TURN_MS)
-        )
-        if outcome != b"again":
-            return bool(outcome == b"expired")
+        own_attempt = next_attempt(record, now_ms)
+        event = _end(record, EventId(own_attempt, 0), number, reason)
+        what = (own_attempt, encode(event), attempt, number, UNFINISHED_MS, _WORKERS_TURN_MS, event.type)
+        (outcome,) = await link.run(scripts.EXPIRE.on(names, *what))
+        match outcome:
+            case b"again":
+                continue
+            case [b"cancel", mark]:
+                reason = mark.decode(errors="replace")
+            case _:
+                return bool(outcome == b"expired")
     return False
+
+
+def _end(record: Mapping[bytes, bytes], id_: EventId, number: int, reason: str | None) -> Failed | Cancelled:
+    if reason is not None:
+        return Cancelled(str(id_), reason, upstream_closed=record.get(b"status") != b"running")
+    when = _WHEN.get(record.get(b"status", b""), "it waited for another attempt")
+    return Failed(str(id_), "deadline_exceeded", f"the deadline passed while {when}", number)

@@ -2,26 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ReadOnlyError,
-    RedisError,
-)
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Arg, Call, Line, ScriptRunner, SharedTimer, Url, connect
 from producer.connection.packing import pack
+from producer.connection.refusals import is_busy, is_demotion
+from producer.connection.tasks import end
 from producer.errors import Unavailable
+from producer.home_loop import HomeLoop
 
 T = TypeVar("T")
 
-_PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _FINAL = (AuthenticationError, AuthorizationError)
 _READS_AT_ONCE = 64
 """Further ones wait for their turn, outside of the time limit: a thousand readers who come at once would take each
@@ -46,7 +44,12 @@ class Link:
         # Pages of logs are large: neither a cancel nor a new job is to wait behind them.
         self._reading_line = Line(url, timeout)
         self._turns = asyncio.Semaphore(_READS_AT_ONCE)
+        self._home = HomeLoop()
+        self._was_demoted = False
+        self._leaving: list[asyncio.Task[None]] = []
         self.closed = False
+        self.when_moved: Callable[[], None] = _nothing
+        """Called when another server than before was found to be the one that is written to."""
 
     async def run(self, *calls: Call) -> list[Any]:
         """Run scripts in one round trip, which other callers may share, and return their results.
@@ -78,6 +81,7 @@ class Link:
         else:
             if _all_well(replies):
                 return replies
+            return await self._run_patiently(calls, again=_may_have_run(replies), give_up_at=give_up_at)
         return await self._run_patiently(calls, again=True, give_up_at=give_up_at)
 
     async def _run_patiently(
@@ -86,8 +90,13 @@ class Link:
         async def run() -> list[Any]:
             nonlocal again
             await self._open(self._line)
-            said, again = calls(again), True
-            return _not_passing(await self._scripts.run(said))
+            said, before, again = calls(again), again, True
+            replies = await self._scripts.run(said)
+            again = before or _may_have_run(replies)
+            _not_passing(replies)
+            if self._was_demoted:
+                self._move()
+            return replies
 
         return self._accepted(await self._patiently(run, self._line, give_up_at))
 
@@ -145,11 +154,11 @@ class Link:
                 while True:
                     try:
                         return await command()
-                    except _FINAL:
-                        raise
-                    except _PASSING as error:
+                    except (RedisError, OSError) as error:
+                        if not _passes(error):
+                            raise
                         last = error
-                    if isinstance(last, ReadOnlyError):
+                    if is_demotion(last):
                         await self._leave(line)
                     await asyncio.sleep(pause)
                     if self.closed:
@@ -163,19 +172,30 @@ class Link:
 
     async def _leave(self, line: Line | None) -> None:
         """Leave a server that was demoted: its connections stay open, and only new ones may lead to the other one."""
+        self._was_demoted = True
         if line is not None:
             line.close()
         else:
             await self._redis.connection_pool.disconnect(inuse_connections=False)
+
+    def _move(self) -> None:
+        """Let what only reads follow to the server that is written to: the other one serves it, and may be behind."""
+        self._was_demoted = False
+        self._reading_line.close()
+        left, self._redis = self._redis, connect(self.url, connect_timeout=self.timeout)
+        self._leaving.append(asyncio.create_task(_close(left), name="chatrelay-leaving"))
+        self.when_moved()
 
     async def aclose(self) -> None:
         """Close the connections; whatever is asked afterwards is refused."""
         self.closed = True
         self._line.close()
         self._reading_line.close()
-        await self._redis.aclose()
+        await end(*self._leaving)
+        await _close(self._redis)
 
     def _check_open(self) -> None:
+        self._home.check()
         if self.closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
 
@@ -192,6 +212,18 @@ class Link:
         return f"Redis at {self.url} cannot serve: {why}"
 
 
+def _nothing() -> None: ...
+
+
+async def _close(redis: Redis) -> None:
+    with suppress(RedisError, OSError):  # a peer that says no goodbye
+        await redis.aclose()
+
+
+def _passes(error: Exception) -> bool:
+    return (isinstance(error, _LOST) and not isinstance(error, _FINAL)) or is_busy(error)
+
+
 def _all_well(replies: list[Any]) -> bool:
     for reply in replies:  # noqa: SIM110 - all() would make a generator for each call
         if isinstance(reply, RedisError):
@@ -199,9 +231,14 @@ def _all_well(replies: list[Any]) -> bool:
     return True
 
 
+def _may_have_run(replies: list[Any]) -> bool:
+    """Whether anything of it was carried out: a server that cannot serve at present did not even begin."""
+    return not all(is_busy(reply) for reply in replies)
+
+
 def _not_passing(replies: list[Any]) -> list[Any]:
     """Return the replies; raise one that says that the server cannot serve yet, for all to be asked again."""
     for reply in replies:
-        if isinstance(reply, _PASSING):
+        if isinstance(reply, RedisError) and _passes(reply):
             raise reply
     return replies

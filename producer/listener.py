@@ -14,6 +14,7 @@ from producer.connection.conversation import Conversation
 from producer.connection.packing import pack
 from producer.connection.tasks import end
 from producer.errors import Unavailable
+from producer.home_loop import HomeLoop
 from producer.seat import Room, Seat
 
 logger = logging.getLogger("chatrelay.listener")
@@ -35,6 +36,7 @@ class Listener:
         self._conversation: _Channels | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
+        self._home = HomeLoop()
         self._closed = False
 
     @property
@@ -48,6 +50,7 @@ class Listener:
         Raises:
             Unavailable: it did not within the timeout, or the listener is closed.
         """
+        self._home.check()
         if self._closed:
             raise Unavailable("this Producer is closed: open it with `async with Producer(...)`")
         if self._task is None:
@@ -61,6 +64,11 @@ class Listener:
                 seat.leave()
                 raise
         return seat
+
+    def move(self) -> None:
+        """Leave the server for the one to which a new connection leads."""
+        if self._conversation is not None:
+            self._conversation.lose(RedisConnectionError("another server has taken its place"))
 
     async def aclose(self) -> None:
         """Close the connection. Readers that still wait are woken; they find the client closed."""
@@ -87,7 +95,7 @@ class Listener:
             async with asyncio.timeout(self._timeout):
                 await pending.wait()
         except TimeoutError:
-            why = str(self._last_error or f"no acknowledgement within {self._timeout:g} s")
+            why = str(self._last_error or "") or f"no acknowledgement within {self._timeout:g} s"
             raise Unavailable(f"Redis at {self._url} cannot be subscribed to: {why}") from self._last_error
         if self._closed:
             raise Unavailable("this Producer was closed")
@@ -123,7 +131,8 @@ class Listener:
                 await self._converse(conversation)
             except Exception as error:  # noqa: BLE001 - whatever broke it: readers count on it coming back
                 self._last_error = error
-                logger.warning("pub/sub connection to %s is down, connecting again: %s", self._url, error)
+                why = str(error) or type(error).__name__
+                logger.warning("pub/sub connection to %s is down, connecting again: %s", self._url, why)
             for room in self._rooms.values():
                 room.cut_off()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))

@@ -6,6 +6,7 @@ import sys
 from producer.answer import TextStream, check_done
 from producer.client import Producer
 from producer.errors import AnswerRestarted
+from producer.terminal import escaped, harmless, in_one_line
 from producer.wire.events import Done
 
 
@@ -27,7 +28,7 @@ async def _print_events(producer: Producer, job_id: str, after: str | None) -> N
     subscription = producer.subscribe(job_id, after)
     while events := await subscription.read():
         for event in events:
-            sys.stdout.write(json.dumps(event.body(), ensure_ascii=False) + "\n")
+            sys.stdout.write(escaped(json.dumps(event.body(), ensure_ascii=False)) + "\n")
         sys.stdout.flush()
     check_done(job_id, subscription.end)
 
@@ -36,14 +37,14 @@ async def _print_text(text: TextStream) -> None:
     last = "\n"
     try:
         async for last in text:
-            sys.stdout.write(last)
+            sys.stdout.write(harmless(last))
             sys.stdout.flush()
     finally:
         if not last.endswith("\n"):
             sys.stdout.write("\n")
         sys.stdout.flush()  # here, where a reader that has gone is noticed, and not at the interpreter's exit
     if isinstance(text.end, Done) and text.end.finish_reason != "stop":
-        _aside(f"finished: {text.end.finish_reason}")
+        _aside(f"finished: {in_one_line(text.end.finish_reason)}")
 
 
 def _begin_again(keeps: int) -> None:

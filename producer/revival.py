@@ -46,11 +46,19 @@ async def retry_dead(link: Link, keys: Keys, dead: DeadJob) -> Retry:
         if accepted == b"known":
             return Retry.KNOWN
     names = [keys.dead(dead.queue), keys.jobs(dead.queue)]
-    (entry,) = await link.run_telling(lambda again: [scripts.RETRY.on(names, dead.id, life.body, int(again))])
+    is_said_again = False
+
+    def move(*, again: bool) -> Call:
+        nonlocal is_said_again
+        is_said_again = again
+        return scripts.RETRY.on(names, dead.id, life.body, int(again))
+
+    (entry,) = await link.run_telling(lambda again: [move(again=again)])
     if life.job_id is None:
         return Retry.RETRIED if entry else Retry.GONE
     if not entry:
-        await withdraw(link, keys, life.job_id, acceptance)
+        if not is_said_again:  # otherwise it may be in the queue, further back than was looked
+            await withdraw(link, keys, life.job_id, acceptance)
         return Retry.GONE
     # Its keys may be gone, after a minute in which Redis was away: the claim begins them anew.
     await confirm(link, keys, life.job_id, life.ttl_ms)

@@ -91,6 +91,11 @@ def number_in(record: Mapping[bytes, bytes], name: str) -> int:
     return int(value) if value.isdigit() and len(value) < 20 else 0
 
 
+def next_attempt(record: Mapping[bytes, bytes], now_ms: int) -> int:
+    """Return an attempt of one's own, by the rule that claims follow: the server's time, and above all before."""
+    return max(now_ms, number_in(record, "attempt") + 1)
+
+
 def instant(ms: int) -> datetime | None:
     """Return ms since 1970 as a datetime; None for 0, and for what a datetime does not reach."""
     try:
@@ -132,13 +137,18 @@ async def queues_of(link: Link, key_of: Callable[[str], str]) -> set[str]:
     """
     pattern = key_of("*")
     before, after = pattern.split("*")  # no name holds what a pattern gives a meaning
-    cursor, names = 0, set[str]()
+    cursor, names, is_asked_again = 0, set[str](), False
 
     async def page(redis: Redis) -> tuple[int, list[Any]]:
+        nonlocal cursor, is_asked_again
+        if is_asked_again:
+            cursor = 0  # it may be another server by now, or another life of it, where a cursor means something else
+        is_asked_again = True
         next_cursor, found = await redis.scan(cursor, match=pattern, count=_SCANNED_AT_ONCE)
         return int(next_cursor), found
 
     while True:
+        is_asked_again = False
         cursor, keys = await link.ask(page)
         names.update(key.decode()[len(before) : -len(after)] for key in keys)
         if not cursor:

@@ -68,8 +68,9 @@ async def submit(link: Link, keys: Keys, new: NewJob, *, bound: int) -> None:
     await _check_room(link, keys, new.job, added, acceptance)
     if await confirm(link, keys, new.job.id, ttl_ms) == _GONE:
         # Its minute was over, and the entry is in the queue: say again that there is a job, for another minute,
-        # because it may as well have run already, and its retention be over.
-        await link.run(_accept(keys, new, acceptance, UNCONFIRMED_MS))
+        # because it may as well have run already, and its retention be over. Without a fence, which whoever runs it
+        # by now would stand before.
+        await link.run(_accept(keys, new, acceptance, UNCONFIRMED_MS, is_new_life=False))
 
 
 def new_acceptance() -> str:
@@ -103,13 +104,14 @@ async def withdraw(link: Link, keys: Keys, job_id: str, acceptance: str) -> Any:
     return withdrawn
 
 
-def _accept(keys: Keys, new: NewJob, acceptance: str, ttl_ms: int) -> Call:
+def _accept(keys: Keys, new: NewJob, acceptance: str, ttl_ms: int, *, is_new_life: bool = True) -> Call:
     job = new.job
     names = [keys.log(job.id), keys.record(job.id), keys.cancel(job.id), keys.events(job.id)]
     deadline = "" if job.deadline is None else job.deadline
     what = (job.queue, first_provider(job), job.model or "", job.created_at)
     when = (new.delay_ms, new.at_ms, deadline)
-    return scripts.ACCEPT.on(names, encode_queued(job.queue), ttl_ms, *what, acceptance, *when)
+    with_fence = int(new.own_id and is_new_life)
+    return scripts.ACCEPT.on(names, encode_queued(job.queue), ttl_ms, *what, acceptance, *when, with_fence)
 
 
 def first_provider(job: Job) -> str:

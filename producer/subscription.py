@@ -13,7 +13,7 @@ from producer.listener import Listener
 from producer.seat import Seat
 from producer.status import number_in
 from producer.wire.codec import WireError
-from producer.wire.events import QUEUED_ID, Event, EventId
+from producer.wire.events import QUEUED_ID, Cancelled, Event, EventId, Failed, Started
 from producer.wire.frames import Frame, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 
@@ -146,11 +146,24 @@ class Subscription:
         frames, tail = await self._read_page()
         self._behind = len(frames) == PAGE
         self._silence = self._idle_check * random.uniform(0.8, 1.2)
-        events = [event for frame in frames for event in frame.after(self._seen)]
-        if events:
-            self._seen = frames[-1].last
-        else:
+        events = self._unseen(frames)
+        if not events:
             await self._look_at_rest(tail)
+        return events
+
+    def _unseen(self, frames: Sequence[Frame]) -> list[Event]:
+        """Return what is new in the next frames of the log, which is seen from now on."""
+        events: list[Event] = []
+        for number, frame in enumerate(frames):
+            if not _is_next(frame, self._seen) and not _does_not_matter_before(frames[number:]):
+                if not events:
+                    # Nothing can come in between any more: a server forgot it, and nobody could say it again.
+                    text = f"the log of job {self.job_id!r} misses what came between {self._seen} and {frame.last}"
+                    raise CorruptLog(text)
+                self._behind = True
+                break
+            events += frame.after(self._seen)
+            self._seen = frame.last
         return events
 
     async def _look_at_rest(self, tail: Frame) -> None:
@@ -233,6 +246,20 @@ class Subscription:
             return self._silence
         until_deadline = max(0.0, self._expires_at - asyncio.get_running_loop().time())
         return min(self._silence, until_deadline + random.uniform(0, _EXPIRY_JITTER))
+
+
+def _does_not_matter_before(frames: Sequence[Frame]) -> bool:
+    """Whether what is missing before these frames is part of no answer: it was begun afresh, or never became one."""
+    events = (event for frame in frames for event in frame.events)
+    return any(
+        isinstance(event, (Failed, Cancelled)) or (isinstance(event, Started) and not event.keeps)
+        for event in events
+    )
+
+
+def _is_next(frame: Frame, seen: EventId) -> bool:
+    """Whether nothing is missing between what was seen and the next frame of the log."""
+    return frame.first_seq <= (seen.seq + 1 if frame.attempt == seen.attempt else 0)
 
 
 def _follows(frame: Frame, seen: EventId) -> bool:

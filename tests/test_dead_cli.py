@@ -68,6 +68,13 @@ def test_letters_are_listed_as_a_table(shell: dict[str, str], bury: Any) -> None
     assert re.fullmatch(rf" *{id_} +mine +default +cut +3 +\d+ s +no \[bold\]end +\[31m mark x+… *", row)
 
 
+def test_an_id_that_is_listed_can_be_copied_whatever_the_width(shell: dict[str, str], bury: Any) -> None:
+    job_id = uuid4().hex
+    id_ = bury(job_id, code="attempts_exhausted")
+    _, row = run([*DEAD, "list"], **{**shell, "COLUMNS": "40"}).lines
+    assert row.split()[:4] == [id_, job_id, "default", "attempts_exhausted"]
+
+
 def test_letters_are_listed_in_json_by_every_filter(shell: dict[str, str], bury: Any) -> None:
     recent = bury("new", queue="q", provider="groq", code="timeout")
     bury("old", id_="1000-1", provider="echo")

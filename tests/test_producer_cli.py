@@ -24,12 +24,12 @@ from tests.support.processes import (
     ROOT,
     Ended,
     environment,
-    free_port,
     run,
     running,
     worker,
 )
 from tests.support.servers import Server
+from worker.verify.servers import quiet_port
 
 CONFIG = """
 [providers.theirs]
@@ -353,7 +353,7 @@ def test_input_that_is_not_text_is_2(shell: dict[str, str]) -> None:
 
 def test_without_redis_every_command_is_3() -> None:
     """All at once, because each tries for its five seconds."""
-    url = f"redis://me:hunter2@127.0.0.1:{free_port()}"
+    url = f"redis://me:hunter2@127.0.0.1:{quiet_port()}"
     dead = (["dead", "list"], ["dead", "show", "x"], ["dead", "retry", "x"], ["dead", "drop", "--all"])
     commands = (["send", "x"], ["watch", "x"], ["status", "x"], ["cancel", "x"], ["queues"], *dead)
     with ExitStack() as stack:

@@ -46,16 +46,19 @@ def start_or_join() -> EmbeddedServer:
         NoEmbeddedServer: the packages are missing, or the server did not come up.
     """
     address = _runtime_folder() / "embedded"
-    with _locked(address.with_suffix(".lock")):
-        url = address.read_text().strip() if address.exists() else ""
-        if url and _answers(url):
-            return EmbeddedServer(url, "embedded server", False, lambda: None)
-        server = start()
-        address.write_text(f"{server.url}\n")
+    try:
+        with _locked(address.with_suffix(".lock")):
+            url = _written_in(address)
+            if url and _answers(url):
+                return EmbeddedServer(url, "embedded server", False, lambda: None)
+            server = start()
+            address.write_text(f"{server.url}\n")
+    except OSError as error:
+        raise _no_room(error) from error
 
     def stop() -> None:
-        if address.exists() and address.read_text().strip() == server.url:
-            address.unlink()
+        if _written_in(address) == server.url:
+            address.unlink(missing_ok=True)
         server.stop()
 
     return EmbeddedServer(server.url, server.kind, True, stop)
@@ -67,8 +70,7 @@ def find() -> str | None:
     Raises:
         NoEmbeddedServer: the folder that would tell cannot be trusted.
     """
-    address = _runtime_folder() / "embedded"
-    url = address.read_text().strip() if address.exists() else ""
+    url = _written_in(_runtime_folder() / "embedded")
     return url if url and _answers(url) else None
 
 
@@ -189,16 +191,27 @@ def _start_fakeredis() -> EmbeddedServer:
 
 def _runtime_folder() -> Path:
     own = os.environ.get("XDG_RUNTIME_DIR")
-    base = Path(own) if own and Path(own).is_dir() else Path(tempfile.gettempdir())
-    folder = base / f"chatrelay-{os.getuid()}"
     try:
+        base = Path(own) if own and Path(own).is_dir() else Path(tempfile.gettempdir())
+        folder = base / f"chatrelay-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise NoEmbeddedServer(f"{folder} cannot be made: {error.strerror}; give a --redis URL") from error
+        raise _no_room(error) from error
     owner = folder.lstat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
         raise NoEmbeddedServer(f"{folder} can be written by others: remove it, or set XDG_RUNTIME_DIR")
     return folder
+
+
+def _no_room(error: OSError) -> NoEmbeddedServer:
+    return NoEmbeddedServer(f"there is no place for an embedded server: {error}; give a --redis URL")
+
+
+def _written_in(address: Path) -> str:
+    """Return the URL that somebody has written there; '' if nobody has, or has taken it away again."""
+    with contextlib.suppress(FileNotFoundError):
+        return address.read_text().strip()
+    return ""
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ class Url:
             raise ValueError(_UNREADABLE.format(self)) from None
 
     def __str__(self) -> str:
+        if "://" not in self.secret:
+            return "(without a scheme)"  # and it may be the password alone
         try:
             parts = urlsplit(self.secret)
         except ValueError:

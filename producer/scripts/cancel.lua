@@ -3,17 +3,21 @@
 -- ARGV  1 attempt for the terminal event   2 frame of that event, its id <attempt>-0   3 reason
 --       4 TTL in ms of the mark, and of a job whose entry is still in the queue: whoever claims that entry must
 --       find the record   5 now in ms
--- Result: 'cancelled' - {'requested', running attempt} - 'finished' - 'unknown' - 'again' (an attempt began meanwhile: take a later id)
+-- Result: 'cancelled' - {'requested', running attempt, queue} - 'finished' - 'unknown' - 'again' (an attempt began meanwhile: take a later id)
 local status = redis.call('HGET', KEYS[2], 'status')
 if not status then
   return 'unknown'
+end
+if status == 'cancelled' and redis.call('HGET', KEYS[2], 'attempt') == ARGV[1] then
+  return 'cancelled' -- said again after a lost reply
 end
 if status == 'done' or status == 'failed' or status == 'cancelled' then
   return 'finished'
 end
 if status == 'running' then
   redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
-  return {'requested', redis.call('HGET', KEYS[2], 'attempt')}
+  local running = redis.call('HMGET', KEYS[2], 'attempt', 'queue')
+  return {'requested', running[1], running[2] or ''}
 end
 local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[1] .. '-0', 'f', ARGV[2])
 if added == false then

@@ -5,6 +5,8 @@
 --       the workers that a job is due before all others
 -- Result: {'added', entry id} - {'later', when it is due in ms} -
 --         {'full', length, ms after which there may be room}
+local LOOKED_AT = 1000 -- entries
+
 local bound = tonumber(ARGV[2])
 local function now()
   local time = redis.call('TIME')
@@ -15,11 +17,14 @@ if ARGV[3] == '1' then -- it may stand there already: look for it, and at the ne
   if due then
     return {'later', string.format('%.0f', tonumber(due))}
   end
-  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1000)) do
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', LOOKED_AT)) do
     if entry[2][2] == ARGV[1] then
       return {'added', entry[1]}
     end
   end
+end
+if bound > 0 and ARGV[3] == '1' and redis.call('XLEN', KEYS[1]) > LOOKED_AT then
+  bound = 0 -- it may stand further back: that the queue is full does not mean that it is not there
 end
 if bound > 0 then
   local queued, delayed = redis.call('XLEN', KEYS[1]), redis.call('ZCARD', KEYS[2])

@@ -32,10 +32,11 @@ from producer.blocking import Producer, TextStream
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.gated import Gate, gated_registry
-from tests.support.processes import PATIENCE, free_port
+from tests.support.processes import PATIENCE
 from tests.support.scribe import Scribe
 from tests.support.servers import Server
 from tests.support.twin import JOB, LISTENER, QUEUED, STARTED, WHOLE, inside, tasks
+from worker.verify.servers import quiet_port
 
 # -- the verbs -------------------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ def test_a_full_queue_is_said(server: Server, prefix: str) -> None:
 
 def test_a_redis_that_is_away_is_said_in_time() -> None:
     with (
-        Producer(f"redis://127.0.0.1:{free_port()}", timeout=0.1, patience=0.1) as client,
+        Producer(f"redis://127.0.0.1:{quiet_port()}", timeout=0.1, patience=0.1) as client,
         pytest.raises(Unavailable),
     ):
         client.enqueue("x")

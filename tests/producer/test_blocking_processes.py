@@ -141,8 +141,8 @@ for _ in range(3):
     except KeyboardInterrupt:
         print("interrupted")
     until(lambda: not subscription._fetching)
-threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     producer.result(job.id)
 except KeyboardInterrupt:
     print("interrupted")

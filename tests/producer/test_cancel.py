@@ -24,6 +24,7 @@ from producer import (
 from producer.wire.keys import GROUP, Keys
 from tests.conftest import StartWorker, on_real_servers
 from tests.support.gated import Gate, gated_registry
+from tests.support.lossy import LOST, LosesReplies
 from tests.support.scribe import Scribe
 from tests.support.transcripts import events_of
 from worker.providers.provider import Provider
@@ -174,6 +175,16 @@ async def test_who_waits_goes_on_waiting_while_the_job_goes_to_another_attempt(
     assert await waiting is Cancellation.CANCELLED
 
 
+@pytest.mark.parametrize("lost", LOST, ids=str)
+async def test_a_lost_reply_does_not_take_a_cancel_for_one_that_came_too_late(
+    producer: Producer, lost: set[int]
+) -> None:
+    job = await producer.enqueue("x", provider="echo")
+    producer._link._scripts = LosesReplies(producer._link._scripts, lost)  # type: ignore[assignment]
+    assert await producer.cancel(job.id) is Cancellation.CANCELLED
+    assert await producer.cancel(job.id) is Cancellation.FINISHED
+
+
 async def test_cancelling_twice_is_too_late_the_second_time(producer: Producer) -> None:
     job = await producer.enqueue("x", provider="echo")
     assert await producer.cancel(job.id) is Cancellation.CANCELLED
@@ -289,8 +300,9 @@ async def test_a_cancel_that_was_promised_wins_over_an_answer_that_is_whole(
 
 
 async def test_a_provider_that_swallows_a_cancel_is_cancelled_again(
-    producer: Producer, start_worker: StartWorker
+    producer: Producer, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.stop._CLOSE_TIMEOUT", 30.0)  # it is given up no sooner
     swallowed = asyncio.Event()
 
     class Stubborn:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from producer import (
@@ -288,6 +289,25 @@ async def test_a_lost_reply_neither_doubles_a_retry_nor_takes_it_for_another_ope
     assert await producer.retry_dead(dead) is Retry.RETRIED
     assert len(await queued(redis, keys)) == 1
     assert await redis.hget(keys.record("mine"), "confirmed") == b"1"
+
+
+async def test_a_letter_that_was_dropped_though_the_reply_was_lost_was_dropped(
+    producer: Producer, undertaker: Undertaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = await undertaker.failed(id="mine")
+    delete, replies_lost = Redis.xdel, 1
+
+    async def deletes_and_is_not_heard(redis: Redis, *which: Any) -> Any:
+        nonlocal replies_lost
+        deleted = await delete(redis, *which)
+        if replies_lost:
+            replies_lost -= 1
+            raise RedisConnectionError("the reply was lost")
+        return deleted
+
+    monkeypatch.setattr(Redis, "xdel", deletes_and_is_not_heard)
+    assert await producer.drop_dead(dead)
+    assert not await producer.drop_dead(dead)
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "waiting"])

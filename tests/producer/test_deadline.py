@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from producer import (
     Cancellation,
+    Cancelled,
     Event,
     Failed,
     JobFailed,
@@ -145,6 +146,21 @@ async def test_a_running_job_whose_worker_is_gone_is_ended(
     end = (await read_all(producer, job.id))[-1]
     assert isinstance(end, Failed)
     assert (end.code, end.attempts) == ("deadline_exceeded", 1)
+
+
+@pytest.mark.parametrize("lost", [set(), {1}, {2}, {1, 2}], ids=str)
+async def test_a_job_that_was_cancelled_and_whose_worker_is_gone_ends_as_cancelled(
+    producer: Producer, redis: Redis, keys: Keys, lost: set[int]
+) -> None:
+    job = await producer.enqueue("x", provider="echo", deadline=-60)
+    await redis.hset(keys.record(job.id), mapping={"status": "running", "attempt": 5, "number": 1})
+    assert await producer.cancel(job.id, reason="enough") is Cancellation.REQUESTED
+    producer._link._scripts = LosesReplies(producer._link._scripts, lost)  # type: ignore[assignment]
+    _, end = await read_all(producer, job.id)
+    assert isinstance(end, Cancelled)
+    assert (end.reason, end.upstream_closed) == ("enough", False)  # who ran it was not heard of since
+    assert (await producer.status(job.id)).status == "cancelled"
+    assert await redis.exists(keys.cancel(job.id)) == 0
 
 
 async def test_what_is_not_due_or_has_ended_or_is_unknown_is_left_alone(

@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from producer import Producer
 from producer import link as link_module
 from producer.connection import Call, Script, SharedTimer, Url
 from producer.errors import Unavailable
 from producer.link import Link
+from producer.listener import Listener
 from producer.seat import Seat
+from producer.status import queues_of
 from producer.subscription import Subscription
 from producer.wire.keys import Keys
 from tests.support.peer import command_from, peer
@@ -157,6 +161,110 @@ async def test_what_is_asked_while_the_client_is_closed_leaves_no_connection() -
             await asked
         async with asyncio.timeout(5):
             await ended.wait()
+
+
+async def test_a_scan_of_all_keys_begins_again_where_a_page_had_to_be_asked_for_again() -> None:
+    """It may be another server, or another life of it: a cursor of the one means something else to the other."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while command := await command_from(reader):
+                if command[0] != b"SCAN":
+                    writer.write(b"+OK\r\n")
+                    continue
+                asked.append(command[1])
+                if len(asked) == 2:
+                    break  # without an answer
+                cursor, key = (b"7", b"chat:{one}:jobs") if command[1] == b"0" else (b"0", b"chat:{two}:jobs")
+                writer.write(b"*2\r\n$1\r\n%b\r\n*1\r\n$15\r\n%b\r\n" % (cursor, key))
+        writer.close()
+
+    async with peer(answer) as url, link_to(url, 5) as link:
+        assert await queues_of(link, Keys().jobs) == {"one", "two"}
+    assert asked == [b"0", b"7", b"0", b"7"]
+
+
+@pytest.mark.parametrize("refusal", ["BUSY Redis is busy running a script.", "MASTERDOWN Link is down"])
+async def test_what_a_server_says_that_is_busy_is_borne_like_an_outage(refusal: str) -> None:
+    left = 2
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while command := await command_from(reader):
+                is_ping = command[0] == b"PING"
+                writer.write(f"-{refusal}\r\n".encode() if is_ping and left else b"+PONG\r\n")
+                left -= is_ping and left > 0
+        writer.close()
+
+    async with peer(answer) as url, link_to(url, 5) as link:
+        assert await ping(link) == [b"PONG"]
+        left = 1
+        assert await link.ask(lambda redis: redis.ping())
+    assert left == 0
+
+
+def test_a_producer_in_another_loop_than_its_own_says_so() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def use(producer: Producer) -> None:
+        with pytest.raises(Unavailable):
+            await producer.status("j")
+        with pytest.raises(Unavailable):
+            await producer.subscribe("j").read()
+        await producer.aclose()
+
+    async def use_again(producer: Producer) -> None:
+        producer._link.closed = producer._listener._closed = False
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await producer.status("j")
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await producer.enqueue("x", provider="p")
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await producer._listener.join("j")
+
+    async def main() -> Producer:
+        async with peer(answer) as url:
+            producer = Producer(url.secret, timeout=0.05, patience=0.05)
+            await use(producer)
+            return producer
+
+    asyncio.run(use_again(asyncio.run(main())))
+
+
+class SaysNoGoodbye:
+    """In place of a client of redis-py: over TLS, a peer that froze keeps it waiting for the end of the connection."""
+
+    async def aclose(self) -> None:
+        raise RedisTimeoutError("Timed out closing connection after 1")
+
+
+async def test_a_peer_that_does_not_let_go_keeps_no_producer_from_being_closed() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with peer(answer) as url:
+        producer = Producer(url.secret, timeout=0.05)
+        with pytest.raises(Unavailable, match=r"no acknowledgement within 0\.05 s"):
+            await producer._listener.join("j")
+        client, producer._link._redis = producer._link._redis, SaysNoGoodbye()  # type: ignore[assignment]
+        await producer.aclose()
+        assert producer._listener._task is None
+        await client.aclose()
+
+
+async def test_whoever_cannot_subscribe_is_told_why_each_time() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with peer(answer) as url:
+        listener = Listener(url, 0.05)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=r"cannot be subscribed to: [a-z]"):
+                await listener.join("j")
+        await listener.aclose()
 
 
 class EmptySeats:

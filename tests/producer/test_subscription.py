@@ -387,6 +387,25 @@ async def test_a_server_that_is_loading_its_data_is_asked_again(
     assert refusals == []
 
 
+@pytest.mark.parametrize(
+    ("missing", "seen"), [([1], 1), ([2], 2), ([3, 4], 3)], ids=["the beginning", "a chunk", "two chunks"]
+)
+async def test_a_log_that_misses_something_is_not_read_on_as_if_it_were_whole(
+    producer: Producer, scribe: Scribe, missing: list[int], seen: int
+) -> None:
+    """A server has lost more than anybody could say again: what stands is no answer."""
+    for number, event in enumerate([QUEUED, *answer(100, 5)]):
+        if number not in missing:
+            await scribe.log(event)
+    subscription = producer.subscribe(JOB)
+    events = await read(subscription, seen)
+    assert events == [QUEUED, *answer(100, 5)][:seen]
+    with pytest.raises(CorruptLog, match="misses what came between"):
+        await anext(subscription)
+    with pytest.raises(CorruptLog, match="misses what came between"):
+        await producer.result(JOB, timeout=5)
+
+
 async def test_an_unknown_job_is_an_error(producer: Producer) -> None:
     with pytest.raises(JobNotFound, match="nobody"):
         await read_all(producer.subscribe("nobody"))

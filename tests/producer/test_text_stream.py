@@ -42,6 +42,8 @@ class Scripted:
         self.closed = False
 
     async def read(self) -> Sequence[Event]:
+        if self.closed:
+            return ()
         events, self.behind = self._batches.pop(0)
         self.end = events[-1] if events and events[-1].terminal else None
         return events
@@ -74,6 +76,36 @@ def chunk(text: str) -> Chunk:
 
 
 DONE = Done("9-9", "stop", 0)
+
+
+async def test_a_stream_that_was_left_before_it_began_begins_nothing() -> None:
+    begun: list[object] = []
+
+    async def begin():  # type: ignore[no-untyped-def]
+        begun.append(None)
+
+    reading = TextStream(begin)
+    await reading.aclose()
+    assert [text async for text in reading] == []
+    assert begun == []
+
+
+async def test_a_stream_that_is_left_while_it_begins_is_over() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(DONE))
+    begins, may_begin = asyncio.Event(), asyncio.Event()
+
+    async def begin():  # type: ignore[no-untyped-def]
+        begins.set()
+        await may_begin.wait()
+        return source
+
+    reading = TextStream(begin)
+    first = asyncio.ensure_future(reading.read())
+    await begins.wait()
+    await reading.aclose()
+    may_begin.set()
+    assert await first == ()
+    assert source.closed
 
 
 async def test_text_comes_chunk_by_chunk() -> None:

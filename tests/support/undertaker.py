@@ -6,6 +6,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from producer import AttemptError, DeadJob, DeadLetter, Failed, Producer
+from producer.status import server_ms
 from producer.wire.keys import Keys
 from tests.support.scribe import Scribe
 
@@ -22,11 +23,14 @@ class Undertaker:
         fields: Mapping[Any, Any] = DeadLetter(**whole).fields()
         return bytes(await self._redis.xadd(self._keys.dead(queue), fields)).decode()
 
-    async def failed(self, text: str = "x", *, attempt: int = 5, code: str = "cut", **fields: Any) -> DeadJob:
-        """Enqueue a job, let it fail in its first attempt, and bury it."""
+    async def failed(
+        self, text: str = "x", *, attempt: int | None = None, code: str = "cut", **fields: Any
+    ) -> DeadJob:
+        """Enqueue a job, let it fail in its first attempt, which is the server's time as for a worker, and bury it."""
         job = await self._producer.enqueue(text, **{"provider": "echo", **fields})
         jobs, record = self._keys.jobs(job.queue), self._keys.record(job.id)
         ((entry, found),) = [(e, f) for e, f in await self._redis.xrange(jobs) if f[b"job"] == job.encode()]
+        attempt = attempt or await server_ms(self._redis)
         await Scribe(self._redis, self._keys, job.id).write(Failed(f"{attempt}-0", code, "no end mark", 3))
         now = await self._redis.time()
         ended = {"status": "failed", "attempt": attempt, "number": 3, "finished_at": now[0] * 1000}

@@ -462,6 +462,7 @@ async def test_what_it_leaves_in_redis_is_what_a_producer_leaves(
     records = [await redis.hgetall(keys.record(job_id)) for job_id in (ours, theirs)]
     assert all(record.pop(b"created_at").isdigit() for record in records)
     records[0].pop(b"acceptance")  # a token of ours, which others need not have
+    no_attempt_yet(records, has_fence=our_id is not None)
     assert records[0] == records[1]
     for key in (keys.log, keys.record):
         lives = [await redis.pttl(key(job_id)) for job_id in (ours, theirs)]
@@ -494,12 +495,19 @@ async def test_its_delayed_job_is_what_a_producers_is(
     assert dues[1] - dues[0] < MINUTE_MS
     records = [await redis.hgetall(keys.record(job_id)) for job_id in (ours, theirs)]
     records[0].pop(b"acceptance")
+    no_attempt_yet(records, has_fence=our_id is not None)
     for name in (b"due", b"deadline", b"created_at"):
         assert 0 <= int(records[1].pop(name)) - int(records[0].pop(name)) < MINUTE_MS
     assert records[0] == records[1]
     for key in (keys.log, keys.record):
         lives = [await redis.pttl(key(job_id)) for job_id in (ours, theirs)]
         assert all(WEEK_MS + HOUR_MS - MINUTE_MS < life <= WEEK_MS + HOUR_MS for life in lives)
+
+
+def no_attempt_yet(records: list[dict[bytes, bytes]], *, has_fence: bool) -> None:
+    """Both say what the first attempt is above; ours raises a fence where others may know the id, which it need not."""
+    ours, theirs = (int(record.pop(b"attempt")) for record in records)
+    assert (ours > 0, theirs) == (has_fence, 0)
 
 
 async def test_a_producer_reads_and_cancels_its_jobs(
