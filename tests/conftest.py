@@ -5,12 +5,14 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 
 from producer import Producer
@@ -40,6 +42,10 @@ def _available() -> list[str]:
 
 _STARTERS = {"fakeredis": fakeredis_server, "valkey": valkey_server, "redis": system_redis}
 
+
+# A machine that stands still for a moment is no fault of what is tested; one that hangs ends at the test's own limit.
+settings.register_profile("ours", deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 on_real_servers = pytest.mark.parametrize(
     "server", [name for name in _available() if name != "fakeredis"], indirect=True, scope="session"

@@ -270,6 +270,7 @@ def test_what_is_copied_is_there_and_nothing_else_is_sent() -> None:
     assert {match[1] for found in dockerfile() if (match := re.match(r"--from=(\S+)", found.rest))} <= stages
 
 
+@pytest.mark.timeout(600)  # a compiler and two installations
 def test_the_build_s_commands_give_both_programs_and_no_tool_of_development(tmp_path: Path) -> None:
     build, target = tmp_path / "build", tmp_path / "chatrelay"
     build.mkdir()
@@ -288,7 +289,7 @@ def test_the_build_s_commands_give_both_programs_and_no_tool_of_development(tmp_
             ended = subprocess.run(
                 ["sh", "-c", command], cwd=build, env=environ, capture_output=True, text=True, check=False
             )
-            if re.search(r"connection broken by", ended.stderr):
+            if ended.returncode and "connection broken by" in ended.stderr:
                 pytest.skip("no package index can be reached")
             assert ended.returncode == 0, ended.stderr
     for program in APPS:

@@ -19,7 +19,6 @@ from tests.support.processes import (
     WORKER,
     Ended,
     Running,
-    free_port,
     redis_on,
     run,
     running,
@@ -28,6 +27,7 @@ from tests.support.processes import (
 )
 from tests.support.servers import Server
 from worker.cli import app
+from worker.verify.servers import quiet_port
 
 SECRET = "hunter2-is-no-good-key"
 
@@ -186,6 +186,8 @@ def test_a_configuration_that_cannot_be_used_is_2_and_one_line_with_the_file(
         (["--sweep", "0"], "sweep"),
         (["--backoff", "-1"], "backoff"),
         (["--max-wait", "0"], "max_wait"),
+        (["--max-wait", "inf"], "max_wait"),
+        (["--retention", "inf"], "retention"),
         (["--max-dead", "0"], "max_dead"),
         (["--prefix", "a b"], "prefix"),
         (["--concurrency", "0"], "concurrency"),
@@ -194,6 +196,10 @@ def test_a_configuration_that_cannot_be_used_is_2_and_one_line_with_the_file(
         (["--name", "x" * 200], "name"),
         (["--grace", "-1"], "grace"),
         (["--retention", "0"], "retention"),
+        (
+            ["--retention", "20"],
+            "retention: Value error, it has to be longer than lease + sweep, which are 20 s",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_2_and_one_line(options: list[str], named: str) -> None:
@@ -207,7 +213,7 @@ def test_a_setting_that_cannot_be_used_is_2_and_one_line(options: list[str], nam
 
 
 def test_a_worker_without_redis_says_so_waits_and_starts_when_it_comes(prefix: str) -> None:
-    port = free_port()
+    port = quiet_port()
     url = f"redis://127.0.0.1:{port}"
     with running([*WORKER, "run", "--redis", url, "--prefix", prefix]) as started:
         started.says("redis cannot be reached, waiting for it")
@@ -223,14 +229,27 @@ def test_a_worker_without_redis_says_so_waits_and_starts_when_it_comes(prefix: s
             assert started.ends().status == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_worker_that_waits_for_redis_stops_at_once(prefix: str, number: int) -> None:
-    with running([*WORKER, "run", "--redis", f"redis://127.0.0.1:{free_port()}"]) as started:
+    with running([*WORKER, "run", "--redis", f"redis://127.0.0.1:{quiet_port()}"]) as started:
         started.says("waiting for it", times=3)
         started.signal(number)
         ended = started.ends()
     assert ended.status == 0
     assert "Traceback" not in ended.err
+
+
+def test_a_worker_under_nohup_stays_when_its_terminal_is_closed(valkey: Server, prefix: str) -> None:
+    command = ["nohup", *WORKER, "run", "--redis", valkey.url, "--prefix", prefix]
+    with running(command) as started:
+        started.says("worker ready")
+        started.signal(signal.SIGHUP)
+        done = run(
+            [*PRODUCER, "send", "hello", "--provider", "echo", "--redis", valkey.url, "--prefix", prefix]
+        )
+        assert (done.status, done.out) == (0, "hello\n")
+        started.signal(signal.SIGTERM)
+        assert started.ends().status == 0
 
 
 def test_credentials_that_redis_refuses_are_said_and_not_shown(valkey: Server, prefix: str) -> None:
@@ -384,6 +403,14 @@ def test_without_any_embedded_server_the_ways_out_are_named(tmp_path: Path) -> N
     assert ended.status == 2
     for way in ("--redis", "CHAT_REDIS_URL", "chatrelay[embedded]"):
         assert way in one_line(ended)
+
+
+def test_without_any_place_for_a_folder_the_way_out_is_named(tmp_path: Path) -> None:
+    nowhere = {"XDG_RUNTIME_DIR": None, "TMPDIR": str(tmp_path / "none")}
+    code = "import tempfile; tempfile._candidate_tempdir_list = lambda: []; from worker.__main__ import main; main()"
+    ended = run([sys.executable, "-c", code, "run"], **nowhere)
+    assert ended.status == 2
+    assert "--redis" in one_line(ended)
 
 
 def test_a_runtime_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:

@@ -105,8 +105,10 @@ class Asker:
             return Lost()
         except ProviderError as error:
             return failure_of(error)
-        except (Exception, GeneratorExit, SystemExit, BaseExceptionGroup) as error:
-            # A class that is not ours may raise anything.
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # A class that is not ours may raise anything: what panics in Rust is no Exception, for one.
             if error is attempt.refusal:
                 raise  # it is Redis that refused our writes, not the provider that failed
             # Its text is for the operator alone: it may hold what must not reach a reader. The log hides our keys.

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -45,6 +46,11 @@ class Control:
         self._cancellations = cancellations
         self._on_hint = on_hint
         self._pause = _FIRST_PAUSE
+        self._is_to_move = False
+
+    def move(self) -> None:
+        """Leave the server, within the interval of two pings, for the one to which a new connection leads."""
+        self._is_to_move = True
 
     async def run(self) -> None:
         """Listen until cancelled, through every outage."""
@@ -56,6 +62,11 @@ class Control:
                     await self._listen(channel)
             except (RedisError, OSError) as error:
                 logger.warning("control channel lost, connecting again", error=str(error))
+            if self._is_to_move:
+                self._is_to_move = False
+                # The others that are looked at over this client stand there as well.
+                with suppress(RedisError, OSError):  # a peer that says no goodbye
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -63,6 +74,8 @@ class Control:
         unanswered = 0
         while True:
             message = await channel.get_message(timeout=_PING_INTERVAL)
+            if self._is_to_move:
+                raise RedisConnectionError("another server has taken its place")
             if message is None:
                 if unanswered > 1:
                     raise RedisConnectionError(f"no answer to {unanswered} pings")

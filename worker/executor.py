@@ -1,5 +1,6 @@
 """One delivery becomes one outcome. Nothing escapes: whatever goes wrong is an outcome, or is logged."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -62,7 +63,9 @@ class Executor:
             return await self._run(entry, job)
         except RedisError as error:
             return error
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException:
             # Nobody should come here. The lease ends by itself, and each claim counts, so that the job ends, too.
             logger.exception("a job broke the executor: this is a bug", queue=entry.queue, entry=entry.id)
             self._queue.forget(entry)
@@ -70,7 +73,8 @@ class Executor:
 
     async def _run(self, entry: Entry, job: Job) -> Outcome:
         providers = self._providers_for(job)
-        names = [] if isinstance(providers, Failure) else [provider.name for provider in providers]
+        shared = () if isinstance(providers, Failure) else providers
+        names = [provider.name for provider in shared if not provider.is_the_jobs(job)]
         claim = self._claim_of(job, None if isinstance(providers, Failure) else providers[0])
         asked = self._parking.ask(names)  # in the claim's round trip
         claimed = await self._queue.claim(entry, claim)
@@ -127,7 +131,9 @@ class Executor:
             return self._registry.candidates(job)
         except NoProvider as error:
             return Failure(error.code, error.message)
-        except Exception:  # a class that is not ours may have anything for its attributes
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException:  # a class that is not ours may have anything for its attributes
             logger.exception("no provider could be looked for", job=job.id)
             return Failure("internal_error", "no provider could be looked for; see the worker's log")
 
@@ -173,7 +179,8 @@ class Executor:
             standing = run.standing.text
             outcome = await self._asker.ask(Question(run.entry, run.job, run.attempt, provider, standing))
             if not isinstance(outcome, Failure):
-                self._parking.works(provider.name)
+                if not provider.is_the_jobs(run.job):
+                    self._parking.works(provider.name)
                 return outcome
             failures.append(outcome)
             run.note(outcome, provider.name)
@@ -187,10 +194,11 @@ class Executor:
         """Let all workers leave it alone; this job alone, where that chose the service. Return until when, in ms."""
         if not provider.is_the_jobs(run.job):
             return await self._parking.park(provider.name, refusal.retry_after)
-        seconds = (
-            self._backoff.pause(run.attempt.number) if refusal.retry_after is None else refusal.retry_after
-        )
-        return run.attempt.now_ms() + round(seconds * 1000)
+        now_ms = run.attempt.now_ms()
+        seconds = refusal.retry_after
+        if seconds is None:
+            seconds = self._backoff.pause_after((now_ms - run.claimed.first_claim_ms) / 1000)
+        return now_ms + round(seconds * 1000)
 
     async def _begin_again(self, run: Run, provider: Provider) -> Outcome | None:
         """End the attempt, uncounted, and begin the next one in its place; or return why not."""

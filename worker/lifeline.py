@@ -36,9 +36,25 @@ class Lifeline:
 
 def end_within(seconds: float) -> None:
     """Let this process end so many seconds from now at the latest, whatever still runs in it."""
-    end = threading.Timer(seconds, os._exit, (1,))
+    end = threading.Timer(seconds, _end)
     end.daemon = True
     end.start()
+
+
+def before_any_end(step: Callable[[], object]) -> None:
+    """Take a step also where `end_within` has to end the process: what it started would be left behind."""
+    _last_steps.append(step)
+
+
+_last_steps: list[Callable[[], object]] = []
+
+
+def _end() -> None:
+    try:
+        for step in _last_steps:
+            step()
+    finally:
+        os._exit(1)
 
 
 def when_cut(callback: Callable[[], None], leave_within: float) -> None:

@@ -16,11 +16,10 @@ _signature: dict[str, str] = {}
 
 def set_up(level: str, log_format: str) -> None:
     """Send all log lines to standard error. ``log_format``: ``console``, ``json``, or ``auto`` for either."""
-    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    as_json = log_format == "json" or (log_format == "auto" and not is_terminal)
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=is_terminal)
     )
     structlog.configure(
         processors=[
@@ -40,18 +39,23 @@ def set_up(level: str, log_format: str) -> None:
 
 
 class _Unfailing:
-    """A file for lines that may be lost: a full disk, or a reader that died, is no reason to give jobs up."""
+    """A file for lines that may be lost: a full disk, or a reader that died, is no reason to give jobs up.
 
-    def __init__(self, file: TextIO) -> None:
+    None stands for a standard error that was closed when the process began.
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
         self._file = file
 
     def write(self, text: str) -> None:
-        with suppress(OSError):
-            self._file.write(text)
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.write(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
-            self._file.flush()
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.flush()
 
 
 def hide(secrets: Iterable[str]) -> None:

@@ -111,7 +111,7 @@ class Queue:
                     is_first=not had_attempts,
                     first_claim_ms=first_claim_ms,
                 )
-            case [b"elsewhere", other] if other and not await self._stands(entry.queue, other.decode()):
+            case [b"elsewhere", other, queue] if other and not await self._stands(queue, other):
                 return await self.claim(entry, claim._replace(gone=other.decode()))
             case [b"ended", letter]:
                 return Unburied(letter) if letter else NothingToDo()
@@ -130,9 +130,12 @@ class Queue:
         after = "" if claim.after is None else claim.after
         return scripts.CLAIM.on(names, *what, queued, claim.created_at, *asked, after, claim.gone)
 
-    async def _stands(self, queue: str, entry_id: str) -> bool:
-        """Whether the entry is in the queue; a server that lost its last second may know of one that is not."""
-        call = scripts.STANDS.on([self._keys.jobs(queue)], entry_id)
+    async def _stands(self, queue: bytes, entry_id: bytes) -> bool:
+        """Whether the entry is in the queue; a server that lost its last second may know of one that is not.
+
+        That may be another queue than this worker's: one id can be enqueued to two.
+        """
+        call = scripts.STANDS.on([self._keys.jobs(queue.decode())], entry_id)
         return bool(await self._writer.submit(call, remember=False))
 
     async def choose(self, attempt: Attempt, provider: str, model: str) -> None:
@@ -180,7 +183,9 @@ class Queue:
         self._holdings.drop(entry)
 
     async def _part_with(self, entry: Entry, call: Call) -> int:
-        result: int = await self._writer.submit(call)
+        # A server that forgot it is not told again: whoever reclaims the entry learns from the job's record what is
+        # left to do. Where the end before this could not be written again, because of a cancel, say, all of it is.
+        result: int = await self._writer.submit(call, remember=False)
         self.forget(entry)
         return result
 

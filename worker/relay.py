@@ -1,6 +1,9 @@
 """A provider's answer goes to the log, part by part, within its time."""
 
+import asyncio
 from collections.abc import AsyncIterator
+
+import structlog
 
 from worker.attempt import Attempt
 from worker.clock import Clock
@@ -10,6 +13,10 @@ from worker.outcome import Answered
 from worker.providers.base import Part
 from worker.providers.flow import Take
 from worker.providers.part_stream import PartStream
+
+logger = structlog.get_logger("chatrelay.relay")
+
+_LONGEST_CLOSE = 5.0  # seconds
 
 
 async def relay(parts: AsyncIterator[Part], attempt: Attempt, log: EventLog, clock: Clock) -> Answered:
@@ -52,6 +59,15 @@ async def _poured(iterator: AsyncIterator[Part], take: Take) -> bool:
 
 
 async def _close(parts: AsyncIterator[Part]) -> None:
-    """Close ``parts`` if it can be closed: a class that is not ours may return a plain iterator."""
+    """Close ``parts`` if it can be closed: a class that is not ours may return a plain iterator.
+
+    What has come of the answer by now stands, also where one does not come back from being closed.
+    """
     if close := getattr(parts, "aclose", None):
-        await close()
+        try:
+            async with asyncio.timeout(_LONGEST_CLOSE) as limit:
+                await close()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            logger.error("a provider did not come back from being closed", seconds=_LONGEST_CLOSE)

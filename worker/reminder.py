@@ -10,9 +10,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from producer.connection import Call, Line, ScriptRunner
+from producer.connection.refusals import is_passing
 from producer.connection.tasks import within
 from worker.recent_calls import RecentCalls
-from worker.refusals import is_passing
 
 logger = structlog.get_logger("chatrelay.writer")
 

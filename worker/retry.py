@@ -56,6 +56,13 @@ class Backoff:
         """
         return random.uniform(0.0, min(self.longest, self.first * 2 ** min(number - 1, 60)))
 
+    def pause_after(self, seconds: float) -> float:
+        """Return how long to wait once more, for so many seconds in vain so far, which no attempt was counted for.
+
+        It grows with what was waited already, wherever that was; the first is at least half of the longest first one.
+        """
+        return random.uniform(0.5, 1.0) * min(self.longest, max(self.first, seconds))
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:

@@ -5,7 +5,7 @@ import secrets
 import socket
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from producer.wire.lifetimes import RETENTION_MS
 
@@ -18,7 +18,7 @@ def default_name() -> str:
 class Settings(BaseModel):
     """A worker's settings. Times are seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     redis_url: Annotated[str, Field(repr=False)]  # may hold a password
     prefix: str = "chat"
@@ -32,14 +32,14 @@ class Settings(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=128)] = Field(default_factory=default_name)
     grace: Annotated[float, Field(ge=0)] = 30.0
     """How long a stopping worker goes on with what it runs, before it hands it back."""
-    retention: Annotated[float, Field(ge=1)] = RETENTION_MS / 1000
-    """How long an ended job can still be read."""
     timeout: Annotated[float, Field(gt=0)] = 5.0
     """How long Redis may take to answer before the connection counts as broken."""
     lease: Annotated[float, Field(gt=0)] = 15.0
     """How long a claimed job is safe from other workers; renewed three times as often."""
     sweep: Annotated[float, Field(gt=0)] = 5.0
     """How often the jobs of dead workers are looked for. A killed worker's jobs start anew within lease + sweep."""
+    retention: Annotated[float, Field(ge=1, validate_default=True)] = RETENTION_MS / 1000
+    """How long an ended job can still be read; longer than lease + sweep."""
     backoff: Annotated[float, Field(ge=0)] = 1.0
     """The longest pause before the first retry; it doubles with each further one, and a random part of it is taken."""
     longest_backoff: Annotated[float, Field(ge=0)] = 60.0
@@ -56,3 +56,18 @@ class Settings(BaseModel):
     """
     consumer_suffix: str = Field(default_factory=lambda: secrets.token_hex(4))
     """Keeps two workers of one name apart in the consumer group."""
+
+    @field_validator("retention")
+    @classmethod
+    def _outlives_a_dead_workers_entry(cls, retention: float, info: ValidationInfo) -> float:
+        if "lease" not in info.data or "sweep" not in info.data:
+            return retention  # what is wrong with these is told of them
+        until_reclaimed = info.data["lease"] + info.data["sweep"]
+        if retention <= until_reclaimed:
+            # A worker may die when it has ended a job, and before it has settled its entry. Whoever reclaims that
+            # entry knows only by the job's record that nothing is left to do.
+            raise ValueError(
+                f"it has to be longer than lease + sweep, which are {until_reclaimed:g} s together, "
+                "or a job that has ended could be run again"
+            )
+        return retention

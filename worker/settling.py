@@ -44,6 +44,8 @@ class Settling(Pending):
 
     __slots__ = ("_holdings", "_jobs", "done", "entries")
 
+    remembered: bool = False  # for the reason that `Queue` gives for all that parts with an entry
+
     def __init__(self, jobs: str, holdings: Holdings, loop: asyncio.AbstractEventLoop, first: Entry) -> None:
         super().__init__()
         self._jobs = jobs

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 from worker.lifeline import MARGIN, end_within, when_cut
@@ -10,7 +11,7 @@ from worker.lifeline import MARGIN, end_within, when_cut
 HURRY = signal.SIGUSR1
 """How a supervisor tells a worker to hand back at once."""
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Ending = TypeVar("Ending", covariant=True)
 
@@ -49,9 +50,14 @@ class _Supervised:
 def note_early_signals() -> threading.Event:
     """Until the loop listens, a signal is only noted: an exception anywhere would leave behind what was started."""
     noted = threading.Event()
-    for number in _STOP_SIGNALS:
+    for number in _heeded():
         signal.signal(number, lambda *_: noted.set())
     return noted
+
+
+def _heeded() -> Iterator[signal.Signals]:
+    """Yield the signals that stop us: not the end of the terminal, where ``nohup`` says that it is nothing to us."""
+    return (number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 def run_until_stopped(
@@ -76,13 +82,14 @@ def run_until_stopped(
             stop = supervised.stop
             loop.add_signal_handler(HURRY, supervised.hurry)
             when_cut(stop, orphaned_for)
-        for number in _STOP_SIGNALS:
+        for number in _heeded():
             loop.add_signal_handler(number, stop)
         if early_stop.is_set():
             stop()
-        ended = await work.run()
-        end_within(margin)
-        return ended
+        try:
+            return await work.run()
+        finally:
+            end_within(margin)
 
     with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
         return runner.run(main())

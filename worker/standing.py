@@ -1,26 +1,20 @@
 """What readers have been given already when a job is claimed again."""
 
-import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
-from producer.connection import bounded
 from producer.wire.codec import WireError
 from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall
 from producer.wire.frames import decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
-from worker.refusals import is_refusal
+from worker import scripts
+from worker.pending import Sender
 
-logger = structlog.get_logger("chatrelay.standing")
+_PAGE = 64
+"""Frames in one reply: others wait behind it."""
 
-_PAGE = 128
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
+_FRAME_FIELD = FRAME_FIELD.encode()
+_Page = list[tuple[bytes, Sequence[bytes]]]
 
 
 @dataclass(slots=True)
@@ -63,10 +57,9 @@ class Standing:
 class StandingReader:
     """Reads it off the log."""
 
-    def __init__(self, redis: Redis, keys: Keys, timeout: float) -> None:
-        self._redis = redis
+    def __init__(self, writer: Sender, keys: Keys) -> None:
+        self._writer = writer
         self._keys = keys
-        self._timeout = timeout
 
     async def read(self, job_id: str) -> Standing:
         """Return what stands of the job's answer. While Redis is away, this waits for it.
@@ -74,33 +67,21 @@ class StandingReader:
         Raises:
             redis.exceptions.ResponseError: Redis refuses for good.
         """
-        standing, cursor = Standing(), "-"
+        standing, cursor = Standing(), b"0-0"
         while True:
-            page = await self._page(job_id, cursor)
-            for entry_id, fields in page:
+            call = scripts.READ_LOG.on([self._keys.log(job_id)], cursor, _PAGE)
+            page: _Page = await self._writer.submit(call, remember=False)
+            for _, fields in page:
                 for event in _events_in(fields):
                     standing.add(event)
-                cursor = f"({entry_id.decode()}"
             if len(page) < _PAGE:
                 return standing
-
-    async def _page(self, job_id: str, cursor: str) -> Any:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with bounded(self._timeout):
-                    return await self._redis.xrange(self._keys.log(job_id), min=cursor, count=_PAGE)
-            except (RedisError, OSError) as error:
-                if is_refusal(error):
-                    raise
-                logger.warning("an answer's log cannot be read, trying again", job=job_id, error=str(error))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            cursor, _ = page[-1]
 
 
-def _events_in(fields: dict[bytes, bytes]) -> Sequence[Event]:
+def _events_in(fields: Sequence[bytes]) -> Sequence[Event]:
     """Return the entry's events; none where nobody can read it, so that no reader has got anything by it."""
     try:
-        return decode_frame(fields.get(FRAME_FIELD.encode(), b"")).events
+        return decode_frame(dict(zip(fields[::2], fields[1::2], strict=True)).get(_FRAME_FIELD, b"")).events
     except WireError:
         return ()

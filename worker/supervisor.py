@@ -96,6 +96,7 @@ class Supervisor:
         self._living: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._was_told = False
 
     async def run(self) -> int:
         """Keep the workers running until stopped.
@@ -115,12 +116,19 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop the workers; called again: at once."""
-        number = HURRY if self._stopping.is_set() else signal.SIGTERM
-        if number is HURRY:
-            self._hurried.set()
-        self._stopping.set()
+        if not self._was_told:
+            self._was_told = True
+            self._end()
+            return
+        self._hurried.set()
         for process in self._living:
-            _send(process, number)
+            _send(process, HURRY)
+
+    def _end(self) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            for process in self._living:
+                _send(process, signal.SIGTERM)
 
     # -- keep ----------------------------------------------------------------------------------------------
 
@@ -134,7 +142,7 @@ class Supervisor:
                 return status
             if status == USAGE:
                 logger.error("a worker cannot use its settings, stopping", number=number)
-                self.stop()
+                self._end()
                 return status
             pause = backoff.after(loop.time() - began)
             logger.warning(

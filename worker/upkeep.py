@@ -42,8 +42,8 @@ class Upkeep:
     def __init__(
         self, queue: Queue, cancellations: Cancellations, limits: Limits, settings: Settings, slots: Slots
     ) -> None:
-        self.is_behind = False
-        """Whether there are entries to be reclaimed, and was no slot for them."""
+        self._has_left_some = False  # for which there was no slot
+        self._not_before = 0.0  # nothing is reclaimed, by the loop's clock
         self._queue = queue
         self._cancellations = cancellations
         self._limits = limits
@@ -54,6 +54,11 @@ class Upkeep:
         self._released = asyncio.Event()
         self._released.set()  # what was released before this worker was there to hear of it waits for no sweep
         self._later = asyncio.Event()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are entries to be reclaimed, and was no slot for them."""
+        return self._has_left_some and asyncio.get_running_loop().time() >= self._not_before
 
     def hear(self, hint: str) -> None:
         """Take a hint off the control channel."""
@@ -71,8 +76,17 @@ class Upkeep:
             await _bear(self._renew())
 
     async def _renew(self) -> None:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         self._limits.renew()
-        for entry in await self._queue.renew():
+        lost = await self._queue.renew()
+        # A lease has at least two thirds left when an outage begins, and a sweep's time may pass before one asks.
+        if loop.time() - asked_at > max(self._lease / 3, self._lease * 2 / 3 - self._sweep):
+            # Nobody could renew. The living are given the time to do so, before they are taken for dead.
+            pause = min(self._lease, _TIME_TO_RENEW)
+            self._not_before = loop.time() + pause
+            logger.warning("redis was away, leases are given time to be renewed", seconds=pause)
+        for entry in lost:
             logger.warning(
                 "the lease was lost: another worker has the job", queue=entry.queue, entry=entry.id
             )
@@ -98,7 +112,10 @@ class Upkeep:
 
     async def catch_up(self) -> None:
         """Reclaim, now that there is a free slot again; without this, jobs could wait for ever while all are busy."""
-        self.is_behind = False
+        await _bear(self._renew())  # which takes as long as Redis was away
+        if not self.is_behind:
+            return
+        self._has_left_some = False
         for queue in self._queues:
             await _bear(self._reclaim(queue))
 
@@ -107,22 +124,12 @@ class Upkeep:
             await self._reclaim(queue, released_only=True)
 
     async def _reclaim_all(self) -> None:
-        if await self._redis_was_away():
-            # Nobody could renew. The living are given the time to do so, before they are taken for dead.
-            pause = min(self._lease, _TIME_TO_RENEW)
-            logger.warning("redis was away, leases are given time to be renewed", seconds=pause)
-            await asyncio.sleep(pause)
+        await self._renew()
+        await asyncio.sleep(max(0.0, self._not_before - asyncio.get_running_loop().time()))
         for queue in self._queues:
             await self._reclaim(queue)
             for consumer in await self._queue.tidy(queue, _TIDIED_AFTER):
                 logger.info("removed a consumer that is gone", queue=queue, consumer=consumer)
-
-    async def _redis_was_away(self) -> bool:
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
-        await self._renew()
-        # A lease has at least two thirds left when the outage begins, and a sweep's time may pass before one asks.
-        return loop.time() - asked_at > max(self._lease / 3, self._lease * 2 / 3 - self._sweep)
 
     async def _reclaim(self, queue: str, *, released_only: bool = False) -> None:
         cursor = "0-0"
@@ -134,7 +141,7 @@ class Upkeep:
                 self._slots.take(entry)
             if cursor == "0-0":
                 return
-        self.is_behind = self.is_behind or await self._queue.has_overdue(queue)
+        self._has_left_some = self._has_left_some or await self._queue.has_overdue(queue)
 
     # -- promote the due -----------------------------------------------------------------------------------
 

@@ -149,11 +149,12 @@ class Worker:
             cancellations = Cancellations(aside, keys, settings)
             limits, parking = Limits(writer, keys, settings.lease), Parking(writer, keys)
             asker = Asker(log, cancellations, limits, http, settings.name)
-            standing = StandingReader(aside, keys, timeout)
+            standing = StandingReader(writer, keys)
             executor = Executor(queue, log, asker, parking, standing, self._registry, settings)
             slots = _Slots(self._free, partial(self._begin, executor), partial(self._hand_back, queue))
             upkeep = Upkeep(queue, cancellations, limits, settings, slots)
             control = Control(aside, keys, settings, cancellations, upkeep.hear)
+            writer.when_moved = control.move
             with contextlib.closing(blocking), contextlib.closing(writing):
                 yield _Parts(reader, queue, writer, cancellations, control, upkeep, slots)
 
@@ -195,7 +196,7 @@ class Worker:
                 await self._wait_for_a_slot()
                 continue
             if parts.upkeep.is_behind:
-                await parts.upkeep.catch_up()
+                await _first_of(parts.upkeep.catch_up(), self._stopping.wait())  # Redis may be away
                 continue
             try:
                 entries = await parts.reader.take(free)
@@ -295,9 +296,12 @@ class Worker:
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of them is through; the others are cancelled."""
+    """Wait until one of them is through; the others are cancelled. What one raises is raised."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await end(*tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

@@ -8,7 +8,7 @@ being said twice. `worker.reminder` deals with a server that comes back without 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from producer.connection import Call, Line, ScriptRunner
+from producer.connection.refusals import is_demotion, is_passing
 from worker.pending import Asked, Pending
-from worker.refusals import is_demotion, is_passing
 from worker.reminder import Reminder
 
 logger = structlog.get_logger("chatrelay.writer")
@@ -56,6 +56,9 @@ class Writer:
         self._is_due = False
         self._pause = _FIRST_PAUSE
         self._is_careful = False
+        self._was_demoted = False
+        self.when_moved: Callable[[], None] = _nothing
+        """Called when another server than before was found to be the one that is written to."""
 
     def submit(self, call: Call, *, remember: bool = True, repeat: bool = True) -> "asyncio.Future[Any]":
         """Send ``call`` with the next pipeline; the future becomes its result.
@@ -201,14 +204,13 @@ class Writer:
     def _answer(self, results: Sequence[Any]) -> None:
         refused: list[Pending] = []
         demotion: RedisError | None = None
+        serves = False
         for result in results:
             pending = self._said.popleft()
             assert pending.call is not None, "it was said"
             self._said_bytes -= len(pending.call.packed)
             if not isinstance(result, RedisError):
-                if pending.remembered and _had_effect(result):
-                    self._reminder.note(pending.call)
-                pending.is_suspect = False
+                self._note(pending, pending.call, result)
             elif isinstance(result, NoScriptError) and self._scripts.refusal is None:
                 self._unknown.append(pending)
                 continue
@@ -220,12 +222,28 @@ class Writer:
                 if is_demotion(result):
                     demotion = result
                 continue
+            # Also a server that was demoted answers what only reads: one that has been written to is the master.
+            serves = serves or not self._was_demoted or (pending.remembered and _had_effect(result))
             pending.tell(result)
-        self._reminder.server_was_heard_of()
+        if serves:  # one that refuses all may not be the one that is to be told what it forgot
+            self._reminder.server_was_heard_of()
         if refused:
             self._write_later(refused)
+        self._follow_the_master(demotion, serves=serves)
+
+    def _note(self, pending: Pending, call: Call, result: Any) -> None:
+        if pending.remembered and _had_effect(result):
+            self._reminder.note(call)
+        pending.is_suspect = False
+
+    def _follow_the_master(self, demotion: RedisError | None, *, serves: bool) -> None:
+        """Leave a server that was demoted; tell that it was, once another one serves."""
         if demotion is not None:
+            self._was_demoted = True
             self.lost(demotion)
+        elif self._was_demoted and serves:
+            self._was_demoted = False
+            self.when_moved()
 
     def _write_later(self, refused: Sequence[Pending]) -> None:
         """Let what the server cannot take at present rest, and nothing else wait for it.
@@ -243,6 +261,9 @@ class Writer:
     async def _rest(self) -> None:
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _nothing() -> None: ...
 
 
 def _had_effect(result: Any) -> bool:

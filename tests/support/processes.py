@@ -1,7 +1,6 @@
 """Our commands as processes of their own, of which a test waits for facts: a text, a port, an end."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -146,13 +145,6 @@ def worker(url: str, prefix: str, *options: str, **variables: str | None) -> Ite
     with running(command, **variables) as started:
         started.says("worker ready")
         yield started
-
-
-def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -327,14 +327,21 @@ def _cancelled(said: Said) -> None:
         assert said.job_after.mark is not None
     else:
         said.changed_only(".log", ".fence", ".record")
-        assert (said.word == "cancelled") == (said.job.log != said.job_after.log)
+        is_said_again = said.job.status == "cancelled" and said.job.record["attempt"] == said.arg(1)
+        has_ended = said.job.log != said.job_after.log
+        assert (said.word == "cancelled") == (has_ended or is_said_again)
 
 
 def _expired(said: Said) -> None:
-    said.changed_only(".log", ".fence", ".record")
+    if said.job.mark is not None and said.arg(7) != "cancelled":
+        said.changed_only()
+        assert said.word in ("cancel", "ended", "running", "early", "again")
+        return
+    said.changed_only(".log", ".fence", ".record", ".mark")
     assert (said.word == "expired") == (said.job.log != said.job_after.log)
     if said.word == "expired":
         assert said.job.status not in ENDED
+        assert (said.job_after.status, said.job_after.mark) == (said.arg(7), None)
         late = said.before.now - float(said.job.record["deadline"])
         assert late >= (float(said.arg(6)) if said.job.status == "running" else 0), "a worker may be about to"
 
@@ -361,6 +368,7 @@ _PROMISES: Mapping[Script, Callable[[Said], None]] = {
     worker_scripts.PARK: _nothing_of_a_job,
     worker_scripts.PARKED: _nothing_of_a_job,
     worker_scripts.PROMOTE: _promoted,
+    worker_scripts.READ_LOG: _nothing_of_a_job,
     worker_scripts.RECLAIM: _reclaimed,
     worker_scripts.RELEASE: _released,
     worker_scripts.RENEW: _renewed,

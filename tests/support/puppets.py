@@ -9,6 +9,7 @@ from typing import Any
 import redis as sync_redis
 
 from producer.connection import Call, Script
+from producer.home_loop import HomeLoop
 from producer.link import Link
 from producer.wire.keys import Keys
 from tests.support.at_once import AtOnce, AtOnceLine, RunCall, RunsAtOnce
@@ -107,6 +108,7 @@ class PuppetWorker:
             name=name,
             consumer_suffix="x",
             lease=LEASE_MS / 1000,
+            retention=2 * LEASE_MS / 1000,
             backoff=3600,
             longest_backoff=3600,
             poll=0.001,
@@ -123,7 +125,7 @@ class PuppetWorker:
         log, limits = EventLog(writer, keys, patience=0), Limits(writer, keys, self.settings.lease)
         http: Any = None
         asker = Asker(log, self.cancellations, limits, http, name)
-        standing = StandingReader(redis, keys, 5.0)
+        standing = StandingReader(writer, keys)
         parking = Parking(writer, keys)
         registry = self._registry()
         self._executor = Executor(self.queue, log, asker, parking, standing, registry, self.settings)
@@ -291,6 +293,8 @@ class PuppetLink(Link):
         scripts: Any = RunsAtOnce(run_call)
         self._scripts = scripts
         self._line: Any = NoLine()
+        self._home = HomeLoop()
+        self._was_demoted = False
         self.timeout = 5.0
         self.closed = False
         self._dies_before, self._says_twice = dies_before, says_twice

@@ -55,3 +55,12 @@ def in_words(event: Event) -> str:
         case Waiting(reason=more) | Done(chars=more) | Cancelled(reason=more):
             return f"{event.type} {more}"
     return event.type
+
+
+async def until_it_waits(producer: Producer, job_id: str) -> Waiting:
+    """Return what its readers are told once the job is put off."""
+    async with asyncio.timeout(PATIENCE):
+        async for event in producer.subscribe(job_id):
+            if isinstance(event, Waiting):
+                return event
+    raise AssertionError("it never waited")

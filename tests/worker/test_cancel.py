@@ -7,14 +7,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import Cancellation, Producer, Waiting
+from producer import Cancellation, Producer
 from producer.connection.tasks import end
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.facts import until
 from tests.support.rival import Rival
 from tests.support.scripted import Scripted, registry
-from tests.support.transcripts import PATIENCE, transcript
+from tests.support.transcripts import PATIENCE, transcript, until_it_waits
 from worker import cancellations as cancellations_module
 from worker.cancellations import Cancellations
 from worker.providers.errors import Broken, Cut, ProviderError, RateLimited, Unauthorized
@@ -40,20 +40,12 @@ async def test_marks_that_could_not_be_looked_at_are_looked_at_again_soon(
     await end(running)
 
 
-async def until_it_waits(producer: Producer, job_id: str) -> Waiting:
-    async with asyncio.timeout(PATIENCE):
-        async for event in producer.subscribe(job_id):
-            if isinstance(event, Waiting):
-                return event
-    raise AssertionError("it never waited")
-
-
 async def test_a_job_that_waits_for_its_retry_ends_at_once_and_its_entry_is_settled_when_it_is_due(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.retry._SPREAD", 0.0)
     monkeypatch.setattr("worker.retry._SPREAD", 0.0)
-    provider = Scripted("a", [RateLimited("429", retry_after=0.4)], ["never said"])
+    provider = Scripted("a", [RateLimited("429", retry_after=1.5)], ["never said"])
     other = Scripted("b", ["whole"])
     worker = await start_worker(registry(provider, other), retention=60.0)
     job = await producer.enqueue("x", provider="a")

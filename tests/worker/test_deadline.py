@@ -17,7 +17,7 @@ from tests.support.transcripts import PATIENCE, events_of, in_words, transcript
 from worker.providers.base import Reasoning
 from worker.providers.errors import Broken, ProviderError, RateLimited
 
-SOON = 0.7  # seconds: longer than a worker takes to begin a job
+SOON = 1.5  # seconds: longer than a worker takes to begin a job
 
 
 async def passed(redis: Redis, instant_ms: int | None) -> None:

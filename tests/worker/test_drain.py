@@ -29,14 +29,14 @@ async def test_leases_are_renewed_as_long_as_an_answer_is_being_finished(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:
     """Others look for the dead's jobs all the time, and the grace time is many leases long."""
-    gate, lease = Gate(), 0.4
+    gate, lease = Gate(), 1.0
     stopping = await start_worker(gated_registry(gate), lease=lease, sweep=60, grace=60.0, name="stopping")
     job = await producer.enqueue("x", provider="gated")
     await gate.first_chunk_out.wait()
     await start_worker(gated_registry(gate), lease=lease, sweep=0.05, name="other")
     stopping.stop()
     asked = await server_ms(redis)
-    await until(lambda: is_past(redis, asked + 5 * lease * 1000))
+    await until(lambda: is_past(redis, asked + 3 * lease * 1000))
     gate.open.set()
     assert (await producer.result(job.id)).text == "one two"
     await stopping.stopped()
@@ -88,7 +88,8 @@ async def test_what_the_last_read_brings_is_handed_back_and_never_begun(
     await stopping.stopped()
     assert gate.calls == 1
     assert (await producer.status(job.id)).status == "queued"
-    assert set((await holders(redis, keys)).values()) <= {NOBODY}
+    # Whether the last read had begun by then is the machine's to say: if not, nobody was handed the entry.
+    assert list((await holders(redis, keys)).values()) in ([NOBODY], [])
     await start_worker(gated_registry(gate), lease=LONG, sweep=LONG, name="w2")
     assert (await producer.result(job.id)).text == "one two"
 

@@ -30,7 +30,7 @@ def executor(
     http: Any = None
     limits = Limits(writer, keys, settings.lease)
     asker = Asker(log, Cancellations(redis, keys, settings), limits, http, settings.name)
-    standing = StandingReader(redis, keys, settings.timeout)
+    standing = StandingReader(writer, keys)
     return Executor(queue, log, asker, Parking(writer, keys), standing, Registry([]), settings)
 
 

@@ -331,7 +331,7 @@ async def test_after_its_deadline_the_next_provider_is_not_asked(
 ) -> None:
     second = Scripted("b", ["never said"])
     await start_worker(registry(Scripted("a", [Broken("500")]), second))
-    job = await producer.enqueue("x", provider=["a", "b"], deadline=2 * SOON)
+    job = await producer.enqueue("x", provider=["a", "b"], deadline=2.0)
     async with asyncio.timeout(PATIENCE):
         await between.reached.wait()
         while await server_ms(redis) <= (job.deadline or 0):

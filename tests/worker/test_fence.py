@@ -1,18 +1,22 @@
 """G3: a worker that lost its job can neither log, publish nor finish. And a repeated write is recognised."""
 
 import asyncio
+import contextlib
 import itertools
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from producer import Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
+from producer import Cancellation, Chunk, Done, Event, Failed, Producer, Queued, Started, Waiting
+from producer.connection import Line, Url
 from producer.wire.codec import WireError
 from producer.wire.frames import encode
 from producer.wire.keys import Keys
 from tests.conftest import on_real_servers
 from tests.support.scribe import Scribe
+from tests.support.servers import Server
 from worker import scripts
 from worker.attempt import Attempt, LeaseLost
 from worker.entry_reader import EntryReader
@@ -20,6 +24,7 @@ from worker.event_log import End, EventLog
 from worker.holdings import Entry, Holdings
 from worker.outcome import NothingToDo
 from worker.queue import Claim, Claimed, Queue
+from worker.settings import Settings
 from worker.writer import Writer
 
 TTL_MS = 60_000
@@ -207,6 +212,77 @@ async def test_another_entry_of_a_running_job_is_not_claimed(
     await redis.xadd(keys.jobs("default"), {"job": entry.body})
     (second,) = await reader.take(1)
     assert await queue.claim(second, Claim("j", created_at=0)) == NothingToDo()
+
+
+async def test_nor_is_one_of_another_queue(
+    server: Server, queue: Queue, reader: EntryReader, writer: Writer, producer: Producer, keys: Keys
+) -> None:
+    """One id can be enqueued to two queues: by whoever tries again, or calls at the same time as another."""
+    entry, attempt = await claimed(queue, reader, producer)
+    settings = Settings(redis_url=server.url, name="w2", consumer_suffix="y", poll=0.02, queues=("urgent",))
+    await producer.enqueue("x", provider="echo", id="other", queue="urgent")
+    holdings = Holdings("w2:y")
+    with contextlib.closing(Line(Url(server.url), 5)) as line:
+        (second,) = await EntryReader(line, keys, holdings, settings).take(1)
+        theirs = Queue(writer, keys, holdings, settings)
+        assert await theirs.claim(second, Claim("j", created_at=0)) == NothingToDo()
+    again = await queue.claim(entry._replace(deliveries=2), Claim("j", created_at=0))
+    assert isinstance(again, Claimed)
+    assert again.attempt.number == attempt.number + 1  # and by no other
+
+
+async def test_an_owner_of_an_earlier_life_cannot_write_into_a_job_that_is_enqueued_again(
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    """Its keys were flushed, or expired while it was frozen; the new life waits, and nobody has claimed it."""
+    _, old = await claimed(queue, reader, producer)
+    log.append(old, started(old))
+    await log.flush(old)
+    await redis.delete(keys.log("j"), keys.record("j"))
+    await producer.enqueue("x", provider="echo", id="j", delay=3600)
+    log.append(old, Chunk(old.next_id(), "of the old life"))
+    with pytest.raises(LeaseLost):
+        await log.flush(old)
+    assert await redis.xlen(keys.log("j")) == 1
+
+
+async def accepted_ahead_of_the_clock(
+    producer: Producer, redis: Redis, keys: Keys, job_id: str, **fields: Any
+) -> int:
+    """As on a server whose clock has gone back since; return the attempt that all others are to be above."""
+    ahead = 4_000_000_000_000
+    await producer.enqueue("x", provider="echo", id=job_id, **fields)
+    fence = f"{ahead}-1"
+    await redis.xadd(keys.log(job_id), {"f": b""}, id=fence)
+    await redis.xdel(keys.log(job_id), fence)
+    assert int(await redis.hget(keys.record(job_id), "attempt") or 0) > 0
+    await redis.hset(keys.record(job_id), "attempt", ahead)
+    return ahead
+
+
+async def test_a_claim_rises_above_the_fence_of_the_acceptance_though_the_clock_went_back(
+    queue: Queue, reader: EntryReader, log: EventLog, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    ahead = await accepted_ahead_of_the_clock(producer, redis, keys, "j")
+    (entry,) = await reader.take(1)
+    claim = await queue.claim(entry, Claim("j", created_at=0))
+    assert isinstance(claim, Claimed)
+    log.append(claim.attempt, started(claim.attempt))
+    await log.flush(claim.attempt)
+    assert (claim.attempt.id, claim.attempt.number) == (ahead + 1, 1)
+
+
+async def test_a_cancel_and_a_deadline_rise_above_the_fence_of_the_acceptance(
+    producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    ahead = await accepted_ahead_of_the_clock(producer, redis, keys, "c")
+    await accepted_ahead_of_the_clock(producer, redis, keys, "d", deadline=-60)
+    assert await producer.cancel("c") is Cancellation.CANCELLED
+    ends = [(await logged(producer, 2, job_id))[-1] for job_id in "cd"]
+    assert [(end.type, end.id) for end in ends] == [
+        ("cancelled", f"{ahead + 1}-0"),
+        ("failed", f"{ahead + 1}-0"),
+    ]
 
 
 async def test_a_job_whose_keys_expired_while_it_waited_begins_anew(

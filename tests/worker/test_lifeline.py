@@ -58,6 +58,38 @@ def test_an_orphan_that_does_not_stop_ends_all_the_same() -> None:
     assert process.returncode == 1
 
 
+BREAKS = """
+import asyncio, threading
+from worker.lifeline import before_any_end
+from worker.signals import run_until_stopped
+
+class Work:
+    async def run(self):
+        async def stays():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+        self.staying = asyncio.create_task(stays())
+        raise RuntimeError
+
+    def stop(self):
+        pass
+
+before_any_end(lambda: print("what it started is ended", flush=True))
+run_until_stopped(Work(), threading.Event(), fast=False, margin=0.05)
+"""
+
+
+def test_a_worker_that_breaks_is_not_kept_either_and_what_it_started_ends_with_it() -> None:
+    code = [sys.executable, "-c", BREAKS]
+    done = subprocess.run(
+        code, timeout=PATIENCE, check=False, cwd=ROOT, env=environment(), capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (1, b"what it started is ended\n")
+
+
 HELD_UP = """
 import asyncio, threading, time
 from worker.signals import run_until_stopped

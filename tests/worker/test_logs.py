@@ -2,11 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import structlog
 
+from tests.support.processes import PATIENCE, ROOT, environment
 from worker import logs
 
 SECRET = "Zq9-not-to-be-shown"
@@ -73,3 +76,16 @@ def test_a_line_that_cannot_be_written_is_lost_and_stops_nobody(monkeypatch: pyt
     structlog.get_logger().warning("nobody will read this")
     with pytest.raises(OSError, match="No space left"):
         full.close()
+
+
+@pytest.mark.parametrize("log_format", ["json", "console", "auto"])
+def test_a_worker_whose_standard_error_is_closed_works_without_it(log_format: str) -> None:
+    code = (
+        "import structlog; from worker import logs; "
+        f"logs.set_up('info', {log_format!r}); structlog.get_logger().warning('lost'); print('went on')"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(
+        command, capture_output=True, timeout=PATIENCE, check=False, cwd=ROOT, env=environment()
+    )
+    assert (done.returncode, done.stdout) == (0, b"went on\n")

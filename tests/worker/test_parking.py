@@ -9,9 +9,11 @@ from redis.asyncio import Redis
 
 from producer import Producer, Started, Waiting
 from producer.status import server_ms
+from producer.wire.events import EventId
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.facts import PATIENCE, until
+from tests.support.transcripts import until_it_waits
 from worker import parking as parking_module
 from worker.parking import Parking
 from worker.providers.errors import RateLimited
@@ -56,8 +58,8 @@ async def test_the_longer_parking_wins(parking: Parking, another: Parking) -> No
 
 
 async def test_parking_ends_by_itself(parking: Parking, another: Parking, redis: Redis, keys: Keys) -> None:
-    until_ms = await parking.park("p", 0.2)
-    assert 0 < await redis.pttl(keys.parked("p")) <= 200
+    until_ms = await parking.park("p", 1.0)
+    assert 0 < await redis.pttl(keys.parked("p")) <= 1000
 
     async def is_free() -> bool:
         return not await another.answers(another.ask(["p"]))
@@ -88,11 +90,13 @@ async def test_where_the_provider_does_not_say_the_rest_doubles_up_to_a_minute(
 
 
 async def test_calls_that_were_under_way_together_make_the_rest_no_longer(
-    parking: Parking, redis: Redis, keys: Keys
+    parking: Parking, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A single burst of 16 is one refusal, and not 16."""
-    before = await server_ms(redis)
-    assert all([await parking.park("p", None) - before <= 1100 for _ in range(16)])
+    monkeypatch.setattr(parking_module.time, "monotonic", lambda: 61.0)  # for them no time passes
+    for _ in range(16):
+        until_ms = await parking.park("p", None)
+        assert until_ms <= await server_ms(redis) + 1000
 
 
 # -- in workers -----------------------------------------------------------------------------------------------
@@ -125,7 +129,7 @@ class Upstream:
 async def test_retry_after_parks_the_provider_for_every_worker_and_costs_no_attempt(
     producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
 ) -> None:
-    upstream = Upstream(1.0)
+    upstream = Upstream(3.0)
     await start_worker(upstream.registry(), name="w1", queues=("first",))
     first = await producer.enqueue("x", provider="p", queue="first", max_attempts=1)
     subscription = producer.subscribe(first.id)
@@ -139,7 +143,7 @@ async def test_retry_after_parks_the_provider_for_every_worker_and_costs_no_atte
     for job in (first, second):
         assert (await producer.result(job.id)).text == "answer"
     assert len(upstream.called_at) == 3
-    assert min(upstream.called_at[1:]) - upstream.called_at[0] >= 1.0 - 0.005
+    assert min(upstream.called_at[1:]) - upstream.called_at[0] >= 3.0 - 0.005
     events = [event async for event in producer.subscribe(second.id)]
     assert [event.type for event in events] == ["queued", "waiting", "started", "chunk", "done"]
     assert (events[1].reason, events[1].until) == ("rate_limited", parked_until)  # type: ignore[union-attr]
@@ -164,10 +168,7 @@ async def test_a_service_that_a_job_chose_parks_nobody_else(
 ) -> None:
     await start_worker(Upstream(3600.0).registry(allowed={"base_url"}))
     own = await producer.enqueue("x", provider="p", options={"base_url": "http://own"})
-    events = producer.subscribe(own.id)
-    async with asyncio.timeout(PATIENCE):
-        while not isinstance(await anext(events), Waiting):
-            pass
+    await until_it_waits(producer, own.id)
     assert await redis.get(keys.parked("p")) is None
     other = await producer.enqueue("x", provider="p")
     async with asyncio.timeout(PATIENCE):
@@ -184,6 +185,53 @@ async def test_a_job_waits_for_the_service_that_it_chose(
     assert len(upstream.called_at) == 3
     waits = [event.reason async for event in producer.subscribe(job.id) if isinstance(event, Waiting)]
     assert waits == ["rate_limited", "rate_limited"]
+
+
+async def test_a_job_that_chose_its_service_does_not_wait_for_the_shared_one(
+    producer: Producer, start_worker: StartWorker, writer: Writer, keys: Keys
+) -> None:
+    await start_worker(Upstream().registry(allowed={"base_url"}))
+    await Parking(writer, keys).park("p", 60.0)
+    job = await producer.enqueue("x", provider="p", options={"base_url": "http://own"})
+    assert (await producer.result(job.id, timeout=PATIENCE)).text == "answer"
+
+
+async def test_a_job_that_only_sets_a_time_limit_speaks_with_the_shared_service(
+    producer: Producer, start_worker: StartWorker, redis: Redis, keys: Keys
+) -> None:
+    await start_worker(Upstream(3600.0).registry(allowed={"timeout"}))
+    job = await producer.enqueue("x", provider="p", options={"timeout": 5})
+    await until_it_waits(producer, job.id)
+    assert await redis.get(keys.parked("p")) is not None
+
+
+@pytest.mark.usefixtures("longest_pauses")
+async def test_the_answer_of_a_jobs_own_service_says_nothing_of_the_shared_one(
+    producer: Producer, start_worker: StartWorker
+) -> None:
+    """What the shared one says next, it says for the second time in a row: the rest is longer."""
+
+    class Shared:
+        refusals = 2
+
+        @classmethod
+        async def create_async_generator(
+            cls, model: str, messages: Any, base_url: str | None = None, **_: Any
+        ) -> AsyncIterator[str]:
+            if base_url is None and cls.refusals:
+                cls.refusals -= 1
+                raise RateLimited("slow down", status=429)
+            yield "answer"
+
+    await start_worker(Registry([Provider("p", "p", Shared, "", True, (), allowed={"base_url"})]))
+    first = await producer.enqueue("x", provider="p", max_attempts=1)
+    await until_it_waits(producer, first.id)
+    own = await producer.enqueue("x", provider="p", options={"base_url": "http://own"})
+    for job in (own, first):
+        assert (await producer.result(job.id, timeout=PATIENCE)).text == "answer"
+    waits = [event async for event in producer.subscribe(first.id) if isinstance(event, Waiting)]
+    assert len(waits) == 2
+    assert waits[1].until - EventId.parse(waits[1].id).attempt >= 2000
 
 
 async def test_a_parked_provider_is_passed_over_for_the_next_of_the_list(
@@ -208,7 +256,7 @@ async def test_where_all_are_parked_the_job_waits_for_the_first_that_comes_back(
     await start_worker(upstream.registry("p", "q"))
     parking = Parking(writer, keys)
     await parking.park("p", 60.0)
-    soon = await parking.park("q", 0.5)
+    soon = await parking.park("q", 2.0)
     job = await producer.enqueue("x", provider=["p", "q"])
     events = [event async for event in producer.subscribe(job.id)]
     assert [event.type for event in events] == ["queued", "waiting", "started", "chunk", "done"]

@@ -291,13 +291,13 @@ async def test_the_pieces_of_a_tool_call_are_signs_of_life() -> None:
         await exchange.send(head(content_type="text/event-stream", transfer_encoding="chunked"))
         for _ in range(5):
             await exchange.send(chunk(sse(piece)))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.8)
         await exchange.send(chunk(sse(delta(finish_reason="tool_calls"), "[DONE]")), LAST_CHUNK)
 
     run = Relayed()
     async with Upstream(script) as upstream, open_session() as http:
         answer = OpenAICompatible.create_async_generator("m", QUESTION, base_url=upstream.url, http=http)
-        await run.of(answer, limits(first_chunk=1.0, between_chunks=1.0))
+        await run.of(answer, limits(first_chunk=3.5, between_chunks=3.5))
     (call,) = [event for event in await run.events() if isinstance(event, ToolCall)]
     assert call.call["arguments"] == 5 * "x"
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from producer import Chunk, Producer, Started
+from producer import Cancellation, Chunk, Producer, Started
 from producer.connection import Line, Url, connect
 from producer.connection.tasks import end
 from producer.wire.keys import GROUP, Keys
@@ -18,7 +18,8 @@ from worker import writer as writer_module
 from worker.entry_reader import EntryReader
 from worker.event_log import EventLog
 from worker.holdings import Holdings
-from worker.queue import Queue
+from worker.outcome import NothingToDo
+from worker.queue import Claim, Claimed, NotClaimed, Queue
 from worker.settings import Settings
 from worker.verify.servers import OwnServer
 from worker.worker import Worker
@@ -127,7 +128,28 @@ async def test_a_claim_that_a_restart_lost_is_restored_with_its_fence(
     assert [event.type for event in await events_of(producer, "j")] == ["queued", "started", "chunk", "done"]
 
 
-async def test_an_end_and_a_settling_that_a_restart_lost_come_again(parts: Parts, producer: Producer) -> None:
+async def test_an_end_that_a_restart_lost_comes_again_and_its_entry_is_left_to_whoever_reclaims_it(
+    parts: Parts, producer: Producer
+) -> None:
+    await ended_and_forgotten(parts, producer)
+    await parts.queue.renew()  # the next thing that a worker says, at the latest
+    assert [event.type for event in await events_of(producer, "j")] == ["queued", "started", "done"]
+    assert await reclaimed_and_claimed(parts) == NothingToDo()
+
+
+async def test_a_job_that_is_cancelled_before_its_lost_end_comes_again_ends_all_the_same(
+    parts: Parts, producer: Producer
+) -> None:
+    await ended_and_forgotten(parts, producer)
+    assert await producer.cancel("j") is Cancellation.REQUESTED
+    await parts.queue.renew()
+    again = await reclaimed_and_claimed(parts)
+    assert isinstance(again, Claimed)
+    assert again.cancel_reason == "requested"
+
+
+async def ended_and_forgotten(parts: Parts, producer: Producer) -> None:
+    """A job has ended, its entry is settled, and the server does not know it any more."""
     entry, attempt = await claimed(parts.queue, parts.reader, producer)
     parts.log.append(attempt, started(attempt))
     await parts.log.flush(attempt)
@@ -136,12 +158,18 @@ async def test_an_end_and_a_settling_that_a_restart_lost_come_again(parts: Parts
     await parts.queue.settle(entry)
     async with restarted(parts.own, without_what_came_after=size):
         pass
-    assert (await producer.status("j")).status == "running"  # forgotten, indeed
+    assert (await producer.status("j")).status == "running"
     assert (await producer.queues())[0].in_flight == 1
-    await parts.queue.renew()  # the next thing that a worker says, at the latest
-    assert [event.type for event in await events_of(producer, "j")] == ["queued", "started", "done"]
-    (queue,) = await producer.queues()
-    assert (queue.length, queue.in_flight) == (0, 0)
+
+
+async def reclaimed_and_claimed(parts: Parts) -> Claimed | NotClaimed:
+    """What somebody finds who reclaims the entry when its lease is over."""
+    settings = Settings(redis_url=parts.own.url, name="w2", consumer_suffix="y", lease=0.001)
+    theirs = Queue(parts.writer, parts.keys, Holdings("w2:y"), settings)
+    async with asyncio.timeout(10):
+        while not (entries := (await theirs.reclaim("default", "0-0", 1))[1]):
+            pass
+    return await theirs.claim(entries[0], Claim("j", created_at=0))
 
 
 async def test_after_a_restart_that_lost_nothing_nothing_is_doubled(parts: Parts, producer: Producer) -> None:

@@ -47,6 +47,10 @@ class Theirs(ProviderError):
     code = "theirs"
 
 
+class Panic(BaseException):
+    """What a provider that is written in Rust raises on a bug: no Exception (https://github.com/PyO3/pyo3/issues/3918)."""
+
+
 PASSING = {
     "broken": Broken("500"),
     "cut": Cut("no end mark"),
@@ -55,6 +59,7 @@ PASSING = {
     "web-page": NotAStream("a web page"),
     "theirs": Theirs("hm"),
     "crash": RuntimeError("a bug"),
+    "panic": Panic("a bug"),
     "itself": asyncio.CancelledError(),
 }
 
@@ -342,7 +347,7 @@ async def test_a_job_whose_provider_rests_already_waits_without_asking_it(
     other, provider = Scripted("b", ["ready"]), Scripted("a", ["whole"])
     await start_worker(registry(other, provider))
     await producer.result((await producer.enqueue("x", provider="b")).id)
-    until = await server_ms(redis) + 500
+    until = await server_ms(redis) + 2000
     await redis.set(keys.parked("a"), until, pxat=until)
     job = await producer.enqueue("x", provider="a")
     events = await events_of(producer, job.id)
@@ -383,12 +388,12 @@ async def test_patience_with_busy_providers_ends(producer: Producer, start_worke
 async def test_patience_counts_from_the_first_claim_and_not_from_each_wait(
     producer: Producer, start_worker: StartWorker
 ) -> None:
-    provider = Scripted("a", [RateLimited("again and again", retry_after=SOON)])
-    await start_worker(registry(provider), max_wait=2.5 * SOON)
+    provider = Scripted("a", [RateLimited("again and again", retry_after=1.0)])
+    await start_worker(registry(provider), max_wait=2.5)
     job = await producer.enqueue("x", provider="a")
     words = await transcript(producer, job.id)
     assert words[-1] == "failed rate_limited 1"
-    assert words.count("waiting rate_limited") <= 2
+    assert words.count("waiting rate_limited") in (1, 2)
 
 
 # -- once text is out ------------------------------------------------------------------------------------------

@@ -91,6 +91,18 @@ def test_the_longest_pause_doubles_up_to_the_bound() -> None:
     assert [backoff.pause(number) for number in range(1, 7)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
 
 
+@pytest.mark.usefixtures("longest_pauses")
+def test_what_no_attempt_is_counted_for_is_waited_for_longer_the_longer_it_was_in_vain() -> None:
+    backoff = Backoff(first=0.5, longest=60.0)
+    assert [backoff.pause_after(seconds) for seconds in (0.0, 0.2, 3.0, 59.0, 3600.0)] == [
+        0.5,
+        0.5,
+        3.0,
+        59.0,
+        60.0,
+    ]
+
+
 def test_any_part_of_the_longest_pause_may_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full jitter: jobs that failed together do not come back together."""
     asked: list[tuple[float, float]] = []

@@ -9,6 +9,7 @@ from producer.wire.keys import Keys
 from tests.support.scribe import Scribe
 from worker import standing as standing_module
 from worker.standing import Standing, StandingReader
+from worker.writer import Writer
 
 CALL = {"id": "c1", "name": "look", "arguments": "{}"}
 
@@ -53,7 +54,7 @@ def test_what_stands_after_some_events(events: list[Event], expected: tuple[str,
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 7, 8])
 async def test_it_is_read_off_the_whole_log_page_by_page(
-    redis: Redis, keys: Keys, producer: Producer, monkeypatch: pytest.MonkeyPatch, frames: int
+    redis: Redis, writer: Writer, keys: Keys, producer: Producer, monkeypatch: pytest.MonkeyPatch, frames: int
 ) -> None:
     monkeypatch.setattr(standing_module, "_PAGE", 4)  # the first frame is `queued`
     job = await producer.enqueue("x", provider="a")
@@ -62,16 +63,18 @@ async def test_it_is_read_off_the_whole_log_page_by_page(
     for number in range(1, frames):
         await scribe.log(Chunk(f"5-{2 * number}", f"{number}"), Chunk(f"5-{2 * number + 1}", "."))
     expected = "0" + "".join(f"{number}." for number in range(1, frames))
-    assert (await StandingReader(redis, keys, 5).read(job.id)).text == expected
+    assert (await StandingReader(writer, keys).read(job.id)).text == expected
 
 
-async def test_of_a_log_that_is_gone_nothing_stands(redis: Redis, keys: Keys) -> None:
-    assert (await StandingReader(redis, keys, 5).read("nobody")).is_empty
+async def test_of_a_log_that_is_gone_nothing_stands(writer: Writer, keys: Keys) -> None:
+    assert (await StandingReader(writer, keys).read("nobody")).is_empty
 
 
-async def test_a_finished_answer_stands_whole(redis: Redis, keys: Keys, producer: Producer) -> None:
+async def test_a_finished_answer_stands_whole(
+    redis: Redis, writer: Writer, keys: Keys, producer: Producer
+) -> None:
     job = await producer.enqueue("x", provider="a")
     await Scribe(redis, keys, job.id).log(
         Started("5-0", 1, "a", "w1", "m"), Chunk("5-1", "whole"), Done("5-2", "stop", 5)
     )
-    assert (await StandingReader(redis, keys, 5).read(job.id)).text == "whole"
+    assert (await StandingReader(writer, keys).read(job.id)).text == "whole"

@@ -42,6 +42,65 @@ async def test_an_iterator_that_is_another_object_is_closed_when_the_answer_is_g
     assert fresh.closed == 1
 
 
+class NeverClosed:
+    """Says one thing, waits, and does not come back from being closed."""
+
+    def __init__(self) -> None:
+        self.is_told_to_close = False
+        self._said = False
+
+    def __aiter__(self) -> "NeverClosed":
+        return self
+
+    async def __anext__(self) -> str:
+        if self._said:
+            await asyncio.Event().wait()
+        self._said = True
+        return "a"
+
+    async def aclose(self) -> None:
+        self.is_told_to_close = True
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+def _closing_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.relay._LONGEST_CLOSE", SHORT)
+
+
+@pytest.mark.usefixtures("_closing_is_short")
+async def test_a_provider_that_does_not_come_back_from_being_closed_is_left() -> None:
+    run, stays = Relayed(), NeverClosed()
+    with pytest.raises(TimedOut):
+        await run.of(stays, limits(between_chunks=SHORT))  # type: ignore[arg-type]
+    assert stays.is_told_to_close
+
+
+@pytest.mark.usefixtures("_closing_is_short")
+async def test_what_ended_an_answer_is_told_and_not_that_closing_took_too_long() -> None:
+    run, stays = Relayed(), NeverClosed()
+    run.attempt.lose()
+    with pytest.raises(LeaseLost):
+        await run.of(stays, limits())  # type: ignore[arg-type]
+    assert stays.is_told_to_close
+
+
+async def test_an_answer_that_is_whole_stands_however_long_its_provider_takes_to_be_closed() -> None:
+    class Slow(NeverClosed):
+        async def __anext__(self) -> str:
+            if self._said:
+                raise StopAsyncIteration
+            return await super().__anext__()
+
+        async def aclose(self) -> None:
+            self.is_told_to_close = True
+            await asyncio.sleep(3 * SHORT)
+
+    run, slow = Relayed(), Slow()
+    answered = await run.of(slow, limits(between_chunks=SHORT))  # type: ignore[arg-type]
+    assert (answered, slow.is_told_to_close) == (Answered("stop", 1), True)
+
+
 async def test_a_provider_that_swallows_the_cancel_and_goes_on_is_ended_by_its_next_part() -> None:
     async def goes_on() -> AsyncGenerator[str]:
         yield "a"

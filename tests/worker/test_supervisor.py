@@ -104,10 +104,29 @@ async def test_a_worker_that_cannot_use_its_settings_is_not_started_again_and_st
     assert [line["event"] for line in said].count("worker process started") == 2
 
 
+async def test_the_first_stop_is_no_second_one_where_settings_have_stopped_all(tmp_path: Path) -> None:
+    up, once, bad = tmp_path / "up", tmp_path / "once", tmp_path / "bad"
+    code = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\nsys.exit(2)"
+
+    def launch(number: int) -> Launch:
+        return python(SECOND_TIME, up, once) if number == 1 else python(code, bad)
+
+    async with running(launch, 2, grace=10 * PATIENCE) as (supervisor, run):
+        await until(up.exists)
+        bad.touch()
+        await until(once.exists)  # stopped by the other one's settings
+        supervisor.stop()
+        await asyncio.sleep(0.1)  # for what must not come
+        assert not run.done()
+        supervisor.stop()
+        async with asyncio.timeout(PATIENCE):
+            assert await run == USAGE
+
+
 async def test_whoever_does_not_stop_in_time_is_killed_and_that_is_told(tmp_path: Path) -> None:
     launch = lambda number: python([STUBBORN, OBEDIENT][number - 1], tmp_path / str(number))  # noqa: E731
     with capture_logs() as said:
-        async with running(launch, 2, grace=0.05, margin=0.05) as (supervisor, run):
+        async with running(launch, 2, grace=0.05, margin=2.0) as (supervisor, run):
             await until(lambda: len(list(tmp_path.iterdir())) == 2)
             supervisor.stop()
             assert await run == 1

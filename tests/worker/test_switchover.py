@@ -34,6 +34,12 @@ class Pair:
             await replica.replicaof("127.0.0.1", self._master.port)
             await _until(replica, "master_link_status", "up")
 
+    async def is_left(self) -> bool:
+        """Whether nobody is connected any more to the one that was demoted, but for the new master."""
+        async with Redis.from_url(self._replica.url) as replica:
+            clients = await replica.client_list()
+            return len([client for client in clients if "M" not in client["flags"]]) == 1
+
     async def switch_over(self) -> None:
         """Let the replica take the master's place, as a planned failover does; no connection is cut by it."""
         async with Redis.from_url(self._master.url) as master, Redis.from_url(self._replica.url) as replica:
@@ -76,6 +82,8 @@ async def test_a_running_job_and_the_next_one_end_on_the_server_that_took_over(
         assert (await producer.result(job.id)).text == "one two"
         after = await producer.enqueue("after", provider="gated")
         assert (await producer.result(after.id)).text == "one two"
+        # Also those that only look and listen follow, or they would see as much as the other server has by then.
+        await until(pair.is_left)
     assert gate.calls == 2
     worker.stop()
     await running

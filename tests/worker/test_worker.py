@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.testing import capture_logs
 
 from producer import Chunk, Done, JobFailed, Producer, Queued, Started, Waiting
 from producer.wire.keys import GROUP, NOBODY, Keys
 from tests.conftest import StartWorker, on_real_servers
+from tests.support.facts import PATIENCE, until
 from tests.support.gated import Gate, gated_registry
 from worker import worker as worker_module
 from worker.providers.base import Finish
@@ -160,15 +162,20 @@ async def test_a_second_stop_does_not_wait_for_the_grace_time(
     assert (await producer.status(job.id)).status == "waiting"
 
 
-async def test_a_worker_that_is_stopped_while_it_waits_for_redis_stops() -> None:
+async def test_a_worker_that_is_stopped_while_it_waits_for_redis_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from worker.settings import Settings
     from worker.worker import Worker
 
+    monkeypatch.setattr(worker_module, "_FIRST_PAUSE", 3600.0)
     worker = Worker(Settings(redis_url="redis://127.0.0.1:1", timeout=0.2), Registry([]))
-    running = asyncio.create_task(worker.run())
-    await asyncio.sleep(0)
-    worker.stop()
-    await running
+    with capture_logs() as said:
+        running = asyncio.create_task(worker.run())
+        await until(lambda: [line for line in said if "waiting for it" in line["event"]])
+        worker.stop()
+        async with asyncio.timeout(PATIENCE):
+            await running
 
 
 async def test_a_group_that_vanished_is_made_again(

@@ -6,16 +6,16 @@
 --       14 entry that stands for the job by its record, and is known to be gone, '' if none
 -- Result: {'claimed', attempt, number, cancel mark or '', packed errors or '', 0 if this is surely the first attempt,
 --         first claim in ms} -
---         {'ended', packed dead letter or ''} - {'elsewhere', entry in which it runs, '' if it waits in another one} -
---         {'early', due in ms} - {'lost'} (somebody reclaimed the entry since it was handed to this worker)
+--         {'ended', packed dead letter or ''} - {'elsewhere', entry in which it runs, its queue} - {'elsewhere', '', ''} (it waits
+--         in another one) - {'early', due in ms} - {'lost'} (somebody reclaimed the entry since it was handed to this worker)
 -- All reads come first: where one of them fails, nothing has been written.
 local mark = redis.call('GET', KEYS[3])
 local status, attempt, due = unpack(redis.call('HMGET', KEYS[2], 'status', 'attempt', 'due'))
-local entry, claim, number, deliveries, turn, errors, dead, worker, started_at
+local entry, claim, number, deliveries, turn, errors, dead, worker, started_at, queue
 local is_new = status == 'queued' and attempt == '0' -- nobody has claimed it yet
 if not is_new then -- a new one has nothing of this, and a field that is not there takes the longest to look for
-  entry, claim, number, deliveries, turn, errors, dead, worker, started_at = unpack(redis.call('HMGET', KEYS[2],
-    'entry', 'claim', 'number', 'deliveries', 'turn', 'errors', 'dead', 'worker', 'started_at'))
+  entry, claim, number, deliveries, turn, errors, dead, worker, started_at, queue = unpack(redis.call('HMGET', KEYS[2],
+    'entry', 'claim', 'number', 'deliveries', 'turn', 'errors', 'dead', 'worker', 'started_at', 'queue'))
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -45,10 +45,10 @@ if attempt ~= ARGV[13] then -- not this worker's own next attempt
   end
   if not same_entry and status == 'running' then
     if entry ~= ARGV[14] then
-      return {'elsewhere', entry}
+      return {'elsewhere', entry, queue or ARGV[6]}
     end
   elseif not same_entry and tonumber(ARGV[3]) < tonumber(turn or 0) then
-    return {'elsewhere', ''}
+    return {'elsewhere', '', ''}
   end
   if due and tonumber(due) > now then
     return {'early', due}

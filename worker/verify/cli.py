@@ -37,7 +37,7 @@ def verify(
     """
     try:
         ok = asyncio.run(_verify(redis_url, prefix, workers))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, SIGTERM
         raise typer.Exit(130) from None
     except (
         ValueError,

@@ -230,18 +230,25 @@ class Fleet:
         name = f"w{self._count}"
         proxy = await self._proxies.enter_async_context(self._new_proxy())
         config = str(self._folder / "providers.toml")
-        arguments = ["--name", name, "--redis", self._url_for(proxy.port), "--config", config]
+        arguments = ["--name", name, "--config", config]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "worker", "run", *self.manner.arguments(), *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             limit=1024 * 1024,
-            env={**os.environ, "PYTHONPATH": _ROOT},  # these very files, wherever the caller stands
+            env=self._environment(self._url_for(proxy.port)),
         )
         one = WorkerProcess(name, process, proxy)
         self.workers.append(one)
         return one
+
+    @staticmethod
+    def _environment(url: str) -> dict[str, str]:
+        """Return what a worker has around it: no setting of the caller's, and a password in no command line."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+        # These very files, wherever the caller stands.
+        return {**own, "CHAT_REDIS_URL": url, "PYTHONPATH": _ROOT}
 
     def retire(self, one: WorkerProcess) -> None:
         """Count a worker that has ended, or is about to, as gone."""

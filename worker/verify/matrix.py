@@ -103,8 +103,10 @@ class Bench:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._tear_down()
-        await self._stack.aclose()
+        try:
+            await self._tear_down()
+        finally:
+            await self._stack.aclose()
 
     @property
     def url(self) -> str:

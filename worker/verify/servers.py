@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,15 @@ def server_binary() -> str:
     return str(found)
 
 
+def quiet_port() -> int:
+    """Return a free port that no system hands to those who ask for any: nobody takes it while the server is away."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # Linux hands out 32768 and above
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class OwnServer:
     """``async with`` it, and it answers at ``url``. ``fsync``: when it writes to disk, ``always`` or ``everysec``."""
 
@@ -42,9 +52,7 @@ class OwnServer:
 
     async def __aenter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="chatrelay-redis-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = quiet_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._admin = connect(Url(self.url), connect_timeout=5, connections=4)
         await self.start()
@@ -75,7 +83,11 @@ class OwnServer:
             *(part for name, value in options.items() for part in (f"--{name}", value)),
         ]
         self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - a server of this machine, without foreign input
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for us, who need it until all is put away
         )
         give_up_at = time.monotonic() + _START_TIMEOUT
         while not await self._answers():

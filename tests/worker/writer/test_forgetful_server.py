@@ -6,6 +6,7 @@ import time
 import pytest
 from redis.exceptions import (
     BusyLoadingError,
+    ReadOnlyError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -52,6 +53,35 @@ async def test_what_a_server_may_have_lost_is_counted_from_when_it_was_last_hear
     peer.replies.put_nowait({})
 
 
+async def test_one_that_refuses_all_does_not_count_as_heard_of(
+    writer: Writer, peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address leads to the server that was demoted for long: the one after it is told all the same."""
+    away = 0.0
+    clock = time.monotonic
+    monkeypatch.setattr(reminder_module.time, "monotonic", lambda: clock() + away)
+    await written(writer, peer, "a")
+    refused = writer.submit(call("b"))
+    for _ in range(3):
+        away += 10 * REMEMBERED_SECONDS
+        assert await peer.pipelines.get() == ["b"]
+        peer.replies.put_nowait({"b": ReadOnlyError("You can't write against a read only replica.")})
+        reads = writer.submit(call("only reads"), remember=False)
+        told: list[str] = []
+        while "only reads" not in told:
+            told += await peer.pipelines.get()
+            peer.replies.put_nowait({"b": ReadOnlyError("You can't write against a read only replica.")})
+        await reads
+    line.run_id = "two"
+    line.close()
+    told = []
+    while "b" not in told:
+        told += await peer.pipelines.get()
+        peer.replies.put_nowait({})
+    assert told[0] == "a"
+    assert await refused == b"b"
+
+
 async def test_the_same_server_over_a_new_connection_is_told_nothing_again(
     writer: Writer, peer: Peer, line: FakeLine
 ) -> None:
@@ -84,14 +114,14 @@ async def test_to_be_told_all_of_it_may_take_a_server_longer_than_a_reply_may(
     peer: Peer, line: FakeLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reminder_module, "_SAID_AT_ONCE", 1)
-    async with running(line, peer, 1.0) as writer:
+    async with running(line, peer, 3.0) as writer:
         await written(writer, peer, "a", "b", "c")
         line.run_id = "two"
         line.close()
         writer.submit(call("d"))
         for name in "abc":
             assert await peer.pipelines.get() == [name]
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(1.2)
             peer.replies.put_nowait({})
         assert await peer.pipelines.get() == ["d"]
         peer.replies.put_nowait({})
