@@ -198,7 +198,7 @@ def test_a_configuration_that_cannot_be_used_is_2_and_one_line_with_the_file(
         (["--retention", "0"], "retention"),
         (
             ["--retention", "20"],
-            "retention: Value error, it has to be longer than lease + sweep, which are 20 s",
+            "retention: it has to be longer than lease + sweep, which are 20 s",
         ),
     ],
 )

@@ -1,22 +1,22 @@
 """`on_retry` once text is out: the answer goes on from the text that stands, or the job ends there."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline, PubSub
-from redis.exceptions import BusyLoadingError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio.client import PubSub
 
 from producer import AnswerRestarted, Producer
+from producer.connection import Call, ScriptRunner
 from producer.wire.frames import decode_frame
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.rival import Rival
 from tests.support.scripted import Scripted, registry
 from tests.support.transcripts import PATIENCE, transcript
+from worker import scripts
 from worker.providers.base import Reasoning, ToolCall
 from worker.providers.continuation import GO_ON
 from worker.providers.errors import Broken, Cut, RateLimited
@@ -294,19 +294,18 @@ async def test_a_redis_that_is_away_when_what_stands_is_looked_at_costs_no_job(
     told: str,
 ) -> None:
     """G8: it comes back, and the job goes on."""
-    xrange = Redis.xrange
-    troubles = [RedisConnectionError("cut"), RedisTimeoutError("slow"), BusyLoadingError("x")]
+    say, cuts = ScriptRunner.say, 3
 
-    async def xrange_or_not(self: Redis, name: str, **what: Any) -> Any:
-        # Nobody but the worker asks like this: a subscription uses a pipeline.
-        if troubles:
-            raise troubles.pop()
-        return await xrange(self, name, **what)
+    def say_or_be_cut_off(runner: ScriptRunner, calls: Sequence[Call], *more: Any) -> None:
+        nonlocal cuts
+        if cuts and any(call.script is scripts.READ_LOG for call in calls):
+            cuts -= 1
+            runner._line.close()
+        say(runner, calls, *more)
 
     job = await producer.enqueue(HI, provider="a", on_retry=on_retry)
     await half_an_answer(rival)
-    monkeypatch.setattr(Redis, "xrange", xrange_or_not)
-    monkeypatch.setattr(Pipeline, "xrange", xrange)
+    monkeypatch.setattr(ScriptRunner, "say", say_or_be_cut_off)
     await start_worker(registry(Scripted("a", ["answer"])), **IMPATIENT)
     assert (await transcript(producer, job.id))[4] == told
-    assert troubles == []
+    assert cuts == 0
