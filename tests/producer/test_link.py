@@ -256,11 +256,14 @@ async def test_a_peer_that_does_not_let_go_keeps_no_producer_from_being_closed()
 
 
 async def test_whoever_cannot_subscribe_is_told_why_each_time() -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+    """Also where the server does not even shake hands: an error of that has no text."""
 
-    async with peer(answer) as url:
-        listener = Listener(url, 0.05)
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        listener = Listener(Url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 0.05)
         for _ in range(3):
             with pytest.raises(Unavailable, match=r"cannot be subscribed to: [a-z]"):
                 await listener.join("j")
