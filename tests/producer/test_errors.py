@@ -25,11 +25,8 @@ RAISED = [
     Unavailable("away", passing=True),
     ResultTimeout("not yet"),
 ]
-MADE_OF_A_TEXT = {
-    cls
-    for cls in vars(errors).values()
-    if isinstance(cls, type) and issubclass(cls, ChatRelayError) and "__init__" not in vars(cls)
-}
+CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ChatRelayError)]
+MADE_OF_A_TEXT = [cls for cls in CLASSES if "__init__" not in vars(cls)]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +40,4 @@ def test_an_error_is_the_same_in_another_process(error: ChatRelayError, protocol
 
 
 def test_each_error_is_among_them() -> None:
-    all_of_them = {
-        cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ChatRelayError)
-    }
-    assert {type(error) for error in RAISED} | MADE_OF_A_TEXT == all_of_them
+    assert {type(error) for error in RAISED} | set(MADE_OF_A_TEXT) == set(CLASSES)
