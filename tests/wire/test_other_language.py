@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 
-from producer import Cancellation, Chunk, Done, Producer, Queued, Started
+from producer import Cancellation, Cancelled, Chunk, Done, Producer, Queued, Started
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
 from tests.support.servers import Server
@@ -23,6 +23,7 @@ Id = tuple[int, int]
 # -- the foreign client ----------------------------------------------------------------------------------------
 
 WEEK_MS, HOUR_MS, MINUTE_MS = 604_800_000, 3_600_000, 60_000
+WORKERS_TURN_MS = 10_000
 PAGE = 128
 TERMINAL = ("done", "failed", "cancelled")
 
@@ -103,18 +104,24 @@ class ForeignClient:
         seconds, microseconds = await self.say("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def accept(self, job: dict[str, Any], ttl_ms: int, due: int | None = None) -> Any:
+    async def accept(
+        self, job: dict[str, Any], ttl_ms: int, due: int | None = None, below: int | None = None
+    ) -> Any:
+        """Accept it; ``below``: what whoever may still run an earlier life of the id must not append above."""
         log, record, cancel, events = (
             self.job_key(job["id"], name) for name in ("log", "record", "cancel", "events")
         )
         frame = pack({"id": "0-1", "type": "queued", "queue": job["queue"]})
         status = ("status", "queued", "queue", job["queue"], "provider", job["provider"])
-        status += ("model", job.get("model", ""), "created_at", job["created_at"], "attempt", 0, "number", 0)
+        status += ("model", job.get("model", ""), "created_at", job["created_at"], "number", 0)
+        status += ("attempt", below or 0)
         status += ("deadline", job["deadline"]) if "deadline" in job else ()
         status += ("due", due) if due else ()
+        fence = f"{below}-18446744073709551614"
         return await self.transaction(
             ("DEL", log, cancel),
             ("XADD", log, "0-1", "f", frame),
+            *([("XADD", log, fence, "f", ""), ("XDEL", log, fence)] if below else []),
             ("HSET", record, *status),
             ("PEXPIRE", log, ttl_ms),
             ("PEXPIRE", record, ttl_ms),
@@ -124,10 +131,11 @@ class ForeignClient:
     async def accept_once(self, job: dict[str, Any], due: int | None = None) -> bool:
         record = self.job_key(job["id"], "record")
         while True:
+            below = await self.now_ms() - 1
             await self.say("WATCH", record)
             status, confirmed = await self.say("HMGET", record, "status", "confirmed")
             if status is None:
-                if await self.accept(job, MINUTE_MS, due) is not None:
+                if await self.accept(job, MINUTE_MS, due, below) is not None:
                     return True
                 continue
             await self.say("UNWATCH")
@@ -199,9 +207,9 @@ class ForeignClient:
 
     async def cancel(self, job_id: str, reason: str) -> str:
         """Return what came of it: ``cancelled``, ``requested``, ``too late`` or ``unknown``."""
-        log, record = (self.job_key(job_id, name) for name in ("log", "record"))
+        record = self.job_key(job_id, "record")
         while True:
-            await self.say("WATCH", record, log)
+            await self.say("WATCH", record)
             status, attempt, queue = await self.say("HMGET", record, "status", "attempt", "queue")
             now = await self.now_ms()
             if status in (b"queued", b"waiting"):
@@ -219,33 +227,42 @@ class ForeignClient:
                 await self.say("UNWATCH")
                 return "too late" if status else "unknown"
 
-    async def end(self, job_id: str, status: str, attempt: int, now: int, frame: bytes) -> Any:
+    async def end(
+        self, job_id: str, status: str, attempt: int, now: int, frame: bytes, *more: tuple[Any, ...]
+    ) -> Any:
         log, record, events = (self.job_key(job_id, name) for name in ("log", "record", "events"))
         return await self.transaction(
             ("XADD", log, "NOMKSTREAM", f"{attempt}-0", "f", frame),
             ("HSET", record, "status", status, "attempt", attempt, "finished_at", now),
-            ("PEXPIRE", log, WEEK_MS),
-            ("PEXPIRE", record, WEEK_MS),
+            ("PEXPIRE", log, WEEK_MS, "GT"),
+            ("PEXPIRE", record, WEEK_MS, "GT"),
             ("PUBLISH", events, frame),
+            *more,
         )
 
     # -- deadline
 
     async def expire(self, job_id: str) -> bool:
-        """End the job if its deadline has passed and nobody runs it."""
-        log, record = self.job_key(job_id, "log"), self.job_key(job_id, "record")
+        """End the job if its deadline has passed and nobody runs it, or who did is gone."""
+        cancel, record = self.job_key(job_id, "cancel"), self.job_key(job_id, "record")
         while True:
-            await self.say("WATCH", record, log)
+            await self.say("WATCH", record, cancel)
             fields = ("status", "attempt", "number", "deadline")
             status, attempt, number, deadline = await self.say("HMGET", record, *fields)
-            now = await self.now_ms()
-            if status not in (b"queued", b"waiting") or deadline is None or now < int(deadline):
+            mark, now = await self.say("GET", cancel), await self.now_ms()
+            turn_ms = {b"queued": 0, b"waiting": 0, b"running": WORKERS_TURN_MS}.get(status)
+            if turn_ms is None or deadline is None or now < int(deadline) + turn_ms:
                 await self.say("UNWATCH")
                 return False
             own = max(now, int(attempt) + 1)
-            body = {"id": f"{own}-0", "type": "failed", "code": "deadline_exceeded"}
-            body |= {"message": "nobody took it in time", "attempts": int(number)}
-            if await self.end(job_id, "failed", own, now, pack(body)) is not None:
+            if mark is None:
+                body = {"id": f"{own}-0", "type": "failed", "code": "deadline_exceeded"}
+                body |= {"message": "nobody took it in time", "attempts": int(number)}
+            else:
+                body = {"id": f"{own}-0", "type": "cancelled", "reason": mark.decode()}
+                body |= {"upstream_closed": status != b"running"}
+            forget = [("DEL", cancel)] if mark is not None else []
+            if await self.end(job_id, body["type"], own, now, pack(body), *forget) is not None:
                 return True
 
 
@@ -406,6 +423,41 @@ async def test_it_ends_a_job_whose_deadline_has_passed(foreign: ForeignClient, p
     assert [event.type async for event in producer.subscribe(ours)] == ["queued", "failed"]
 
 
+async def test_it_ends_a_cancelled_job_whose_worker_is_gone_as_cancelled(
+    foreign: ForeignClient, producer: Producer, redis: Redis, keys: Keys
+) -> None:
+    job_id = await foreign.enqueue("x", deadline=5)
+    await redis.hset(keys.record(job_id), mapping={"status": "running", "attempt": 7, "number": 1})
+    assert await foreign.cancel(job_id, "enough") == "requested"
+    assert await foreign.expire(job_id)
+    (_, end) = [event async for event in producer.subscribe(job_id)]
+    assert isinstance(end, Cancelled)
+    assert (end.reason, end.upstream_closed) == ("enough", False)
+    assert await redis.exists(keys.cancel(job_id)) == 0
+
+
+async def test_its_cancel_of_a_delayed_job_keeps_the_record_until_the_job_is_due(
+    foreign: ForeignClient, redis: Redis, keys: Keys
+) -> None:
+    job_id = await foreign.enqueue("never said", delay_ms=4 * WEEK_MS)
+    assert await foreign.cancel(job_id, "changed my mind") == "cancelled"
+    for key in (keys.log(job_id), keys.record(job_id)):
+        assert await redis.pttl(key) > 4 * WEEK_MS
+
+
+async def test_it_cancels_a_job_whose_answer_streams_as_fast_as_it_can(
+    foreign: ForeignClient, start_worker: StartWorker
+) -> None:
+    job_id = await foreign.enqueue("ab" * 5000, options={"chunk_size": 1, "delay": 0.001})
+    await start_worker()
+    end = None
+    async for end in foreign.subscribe(job_id):
+        if end["type"] == "chunk" and id_of(end)[1] == 5:
+            assert await foreign.cancel(job_id, "user left") == "requested"
+    assert end is not None
+    assert end["type"] == "cancelled"
+
+
 async def test_it_cancels_a_running_job(foreign: ForeignClient, start_worker: StartWorker) -> None:
     job_id = await foreign.enqueue("ab", options={"chunk_size": 1, "delay": 60})
     await start_worker()
@@ -505,9 +557,8 @@ async def test_its_delayed_job_is_what_a_producers_is(
 
 
 def no_attempt_yet(records: list[dict[bytes, bytes]], *, has_fence: bool) -> None:
-    """Both say what the first attempt is above; ours raises a fence where others may know the id, which it need not."""
-    ours, theirs = (int(record.pop(b"attempt")) for record in records)
-    assert (ours > 0, theirs) == (has_fence, 0)
+    """Where others may know the id, both say what every attempt is above."""
+    assert [int(record.pop(b"attempt")) > 0 for record in records] == [has_fence, has_fence]
 
 
 async def test_a_producer_reads_and_cancels_its_jobs(
