@@ -70,9 +70,7 @@ class Answer:
             CorruptLog: the log misses a part of the answer.
         """
         done = check_done(job_id, self.end, self.text)
-        if len(self.text) != done.chars:
-            have = f"{len(self.text)} of the {done.chars} characters of its answer"
-            raise CorruptLog(f"the log of job {job_id!r} has {have}: a server lost the others")
+        _check_whole(job_id, done, len(self.text))
         return Result(
             job_id=job_id,
             text=self.text,
@@ -104,6 +102,12 @@ def check_done(job_id: str, end: Event | None, text: str = "") -> Done:
     raise AssertionError("asked before the terminal event")
 
 
+def _check_whole(job_id: str, done: Done, chars: int) -> None:
+    if chars != done.chars:
+        have = f"{chars} of the {done.chars} characters of its answer"
+        raise CorruptLog(f"the log of job {job_id!r} has {have}: a server lost the others")
+
+
 _SOME = 2**62
 """More characters than any answer has: stands for a number that is not known, and not 0."""
 
@@ -117,6 +121,7 @@ class TextStream:
     Raises, while iterating: what `Subscription` and ``Producer.enqueue`` raise, and
         JobFailed, JobCancelled: the job ended without a whole answer.
         AnswerRestarted: see above.
+        CorruptLog: the log misses a part of the answer.
     """
 
     def __init__(
@@ -179,7 +184,9 @@ class TextStream:
         while not self._pieces and not self._is_over:
             await self._read(self._subscription)
         if not self._pieces and self.end is not None:  # otherwise somebody has left, maybe while this waited
-            check_done(self._subscription.job_id, self.end)
+            done = check_done(self._subscription.job_id, self.end)
+            if self._handed_out < _SOME:  # otherwise how many there were is not known
+                _check_whole(self._subscription.job_id, done, self._handed_out)
 
     async def _read(self, subscription: Subscription) -> None:
         """Read until nothing more is known to stand in the log, so that what is superseded is seen to be.

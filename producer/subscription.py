@@ -146,16 +146,16 @@ class Subscription:
         frames, tail = await self._read_page()
         self._behind = len(frames) == PAGE
         self._silence = self._idle_check * random.uniform(0.8, 1.2)
-        events = self._unseen(frames)
+        events = await self._unseen(frames)
         if not events:
             await self._look_at_rest(tail)
         return events
 
-    def _unseen(self, frames: Sequence[Frame]) -> list[Event]:
+    async def _unseen(self, frames: Sequence[Frame]) -> list[Event]:
         """Return what is new in the next frames of the log, which is seen from now on."""
         events: list[Event] = []
         for number, frame in enumerate(frames):
-            if not _is_next(frame, self._seen) and not _does_not_matter_before(frames[number:]):
+            if not frame.follows(self._seen) and not await self._matters_to_nobody(frames[number:]):
                 if not events:
                     # Nothing can come in between any more: a server forgot it, and nobody could say it again.
                     text = f"the log of job {self.job_id!r} misses what came between {self._seen} and {frame.last}"
@@ -165,6 +165,15 @@ class Subscription:
             events += frame.after(self._seen)
             self._seen = frame.last
         return events
+
+    async def _matters_to_nobody(self, frames: Sequence[Frame]) -> bool:
+        """Whether what is missing before these frames is of no answer: it begins afresh later, or never becomes one."""
+        while not any(map(_makes_up_for_a_hole, frames)):
+            page, _, _ = await self._ask_patiently(frames[-1].last)
+            if not page:
+                return False
+            frames = self._frames(page)
+        return True
 
     async def _look_at_rest(self, tail: Frame) -> None:
         """All of the log was read: is it over, or is its time?"""
@@ -184,20 +193,24 @@ class Subscription:
             self._behind = await expire_job(self._link, self._keys, self.job_id)
 
     async def _read_page(self) -> tuple[list[Frame], Frame]:
-        page, tail, deadline_in = await self._ask_patiently()
+        page, tail, deadline_in = await self._ask_patiently(self._seen)
         now = asyncio.get_running_loop().time()
         self._expires_at = None if deadline_in is None else now + deadline_in
         if not tail:
             raise JobNotFound(self.job_id)
+        frames = self._frames([*page, *tail])
+        return frames[:-1], frames[-1]
+
+    def _frames(self, entries: Sequence[_Entry]) -> list[Frame]:
         try:
-            return [_frame(entry) for entry in page], _frame(tail[0])
+            return [_frame(entry) for entry in entries]
         except WireError as error:
             raise CorruptLog(f"the log of job {self.job_id!r} cannot be read: {error}") from error
 
-    async def _ask_patiently(self) -> _Look:
+    async def _ask_patiently(self, after: EventId) -> _Look:
         log, record = self._keys.log(self.job_id), self._keys.record(self.job_id)
         commands = (
-            ("XRANGE", log, f"({self._seen}", "+", "COUNT", PAGE),
+            ("XRANGE", log, f"({after}", "+", "COUNT", PAGE),
             ("XREVRANGE", log, "+", "-", "COUNT", 1),
             ("HGET", record, "deadline"),
             ("TIME",),
@@ -248,18 +261,11 @@ class Subscription:
         return min(self._silence, until_deadline + random.uniform(0, _EXPIRY_JITTER))
 
 
-def _does_not_matter_before(frames: Sequence[Frame]) -> bool:
-    """Whether what is missing before these frames is part of no answer: it was begun afresh, or never became one."""
-    events = (event for frame in frames for event in frame.events)
+def _makes_up_for_a_hole(frame: Frame) -> bool:
     return any(
         isinstance(event, (Failed, Cancelled)) or (isinstance(event, Started) and not event.keeps)
-        for event in events
+        for event in frame.events
     )
-
-
-def _is_next(frame: Frame, seen: EventId) -> bool:
-    """Whether nothing is missing between what was seen and the next frame of the log."""
-    return frame.first_seq <= (seen.seq + 1 if frame.attempt == seen.attempt else 0)
 
 
 def _follows(frame: Frame, seen: EventId) -> bool:

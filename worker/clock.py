@@ -125,6 +125,10 @@ class Clock:
         self._runs = True
         self.set()
 
+    def of_its_own(self, seconds: float) -> "Clock":
+        """Return another clock, for a step that may take so long."""
+        return Clock(Timeouts(seconds, seconds, seconds, seconds), self._clocks)
+
     def set(self) -> None:
         """Set the timer, if the clock runs and has none."""
         if self._runs and self._timer is None:

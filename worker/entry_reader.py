@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Arg, Line, bounded
+from producer.connection.refusals import is_demotion
 from producer.wire.keys import GROUP, JOB_FIELD, Keys
 from worker.holdings import Entry, Holdings
 from worker.settings import Settings
@@ -111,7 +112,7 @@ class EntryReader:
         """Return what Redis handed to this consumer in a reply that never arrived; at most ``count``."""
         found: list[Entry] = []
         for stream, queue in self._queues.items():
-            held = self._holdings.of(queue)
+            held = set(self._holdings.of(queue))
             most = len(held) + (10_000 if count is None else count + 1)
             pending = await self._ask("XPENDING", stream, GROUP, "-", "+", most, self._holdings.consumer)
             for entry_id, _, _, deliveries in pending:
@@ -131,8 +132,9 @@ class EntryReader:
                 if not self._line.is_open:
                     await self._line.open()
                 return await self._line.ask(*command)
-        except (RedisTimeoutError, ReadOnlyError):
-            self._line.close()  # what is silent may stay so, and what was demoted does
+        except RedisError as error:
+            if isinstance(error, RedisTimeoutError) or is_demotion(error):
+                self._line.close()  # what is silent may stay so, and what was demoted does
             raise
 
 

@@ -10,6 +10,10 @@ from worker.clock import Clock
 from worker.event_log import EventLog
 from worker.outcome import Answered
 from worker.providers import base
+from worker.providers.errors import Broken
+
+MAX_ANSWER_CHARS = 16 * 1024 * 1024
+"""Characters of text and of reasoning in one answer. No model says so much; a service without end would fill Redis."""
 
 _FIRST_HALVES = range(0xD800, 0xDC00)  # of surrogate pairs
 
@@ -54,13 +58,23 @@ class Intake:
 class _Answer:
     """Turns parts into events, whose ids it takes from the attempt."""
 
-    __slots__ = ("_attempt", "_chars", "_finish_reason", "_half", "_half_reasoning", "_log", "_usage")
+    __slots__ = (
+        "_attempt",
+        "_chars",
+        "_finish_reason",
+        "_half",
+        "_half_reasoning",
+        "_log",
+        "_reasoned",
+        "_usage",
+    )
 
     def __init__(self, attempt: Attempt, log: EventLog) -> None:
         self._attempt = attempt
         self._log = log
         self._half = self._half_reasoning = ""  # of a surrogate pair that was split
         self._chars = attempt.keeps
+        self._reasoned = 0
         self._finish_reason = "stop"
         self._usage: dict[str, Any] | None = None
 
@@ -106,10 +120,15 @@ class _Answer:
         self._log.append_chunk(self._attempt, piece)
         self._attempt.has_output = True
         self._chars += len(piece)
+        if self._chars > MAX_ANSWER_CHARS:
+            raise Broken("the answer has no end")
 
     def _add_reasoning(self, text: str) -> None:
         for piece in _pieces(text):
             self._append(events.Reasoning(self._attempt.next_id(), piece))
+            self._reasoned += len(piece)
+        if self._reasoned > MAX_ANSWER_CHARS:
+            raise Broken("the reasoning has no end")
 
     def _append(self, event: events.Event) -> None:
         self._log.append(self._attempt, event)

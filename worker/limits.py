@@ -26,6 +26,7 @@ class Limits:
         self._lease_ms = int(lease * 1000)
         self._local: dict[str, asyncio.Semaphore] = {}
         self._freed: dict[str, asyncio.Event] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         self._held: dict[str, Call] = {}
 
     async def within(self, provider: Provider, holder: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -41,7 +42,10 @@ class Limits:
                 yield
                 return
             try:
-                await self._acquire(provider.name, provider.fleet_concurrency, holder)
+                # One asks for all that wait here: a thousand that ask by themselves would keep Redis busy, and the
+                # oldest would not be the first.
+                async with self._turns.setdefault(provider.name, asyncio.Lock()):
+                    await self._acquire(provider.name, provider.fleet_concurrency, holder)
                 yield
             finally:
                 self._vacate(provider.name, holder)

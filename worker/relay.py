@@ -1,6 +1,5 @@
 """A provider's answer goes to the log, part by part, within its time."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import structlog
@@ -11,6 +10,7 @@ from worker.event_log import EventLog
 from worker.intake import Intake
 from worker.outcome import Answered
 from worker.providers.base import Part
+from worker.providers.errors import TimedOut
 from worker.providers.flow import Take
 from worker.providers.part_stream import PartStream
 
@@ -38,10 +38,10 @@ async def relay(parts: AsyncIterator[Part], attempt: Attempt, log: EventLog, clo
                     await log.flush(attempt)
     finally:
         try:
-            await _close(iterator)
+            await _close(iterator, clock)
         finally:
             if parts is not iterator:
-                await _close(parts)
+                await _close(parts, clock)
     return intake.end()
 
 
@@ -58,16 +58,16 @@ async def _poured(iterator: AsyncIterator[Part], take: Take) -> bool:
             return False
 
 
-async def _close(parts: AsyncIterator[Part]) -> None:
+async def _close(parts: AsyncIterator[Part], clock: Clock) -> None:
     """Close ``parts`` if it can be closed: a class that is not ours may return a plain iterator.
 
     What has come of the answer by now stands, also where one does not come back from being closed.
     """
-    if close := getattr(parts, "aclose", None):
+    if isinstance(parts, PartStream):
+        await parts.aclose()  # ours ends
+    elif close := getattr(parts, "aclose", None):
         try:
-            async with asyncio.timeout(_LONGEST_CLOSE) as limit:
+            with clock.of_its_own(_LONGEST_CLOSE):
                 await close()
-        except TimeoutError:
-            if not limit.expired():
-                raise
+        except TimedOut:
             logger.error("a provider did not come back from being closed", seconds=_LONGEST_CLOSE)

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from worker.lifeline import MARGIN, end_within, when_cut
@@ -57,7 +57,22 @@ def note_early_signals() -> threading.Event:
 
 def _heeded() -> Iterator[signal.Signals]:
     """Yield the signals that stop us: not the end of the terminal, where ``nohup`` says that it is nothing to us."""
-    return (number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
+    for number in _STOP_SIGNALS:
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            yield number
+
+
+class _Stops:
+    """Stops the work at each signal, but once for the end of the terminal: the shell and the system both tell of it."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._was_told = False
+
+    def hear(self, number: signal.Signals) -> None:
+        if number is not signal.SIGHUP or not self._was_told:
+            self._was_told = True
+            self._stop()
 
 
 def run_until_stopped(
@@ -82,10 +97,11 @@ def run_until_stopped(
             stop = supervised.stop
             loop.add_signal_handler(HURRY, supervised.hurry)
             when_cut(stop, orphaned_for)
+        stops = _Stops(stop)
         for number in _heeded():
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stops.hear, number)
         if early_stop.is_set():
-            stop()
+            stops.hear(signal.SIGTERM)
         try:
             return await work.run()
         finally:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from producer.wire.codec import WireError
-from producer.wire.events import Chunk, Event, Reasoning, Started, ToolCall
-from producer.wire.frames import decode_frame
+from producer.wire.events import Chunk, Event, EventId, Reasoning, Started, ToolCall
+from producer.wire.frames import Frame, decode_frame
 from producer.wire.keys import FRAME_FIELD, Keys
 from worker import scripts
 from worker.pending import Sender
@@ -24,6 +24,8 @@ class Standing:
     pieces: list[str] = field(default_factory=list)
     has_reasoning: bool = False
     has_calls: bool = False
+    has_hole: bool = False
+    """A server lost a part of it, so that readers may have another text than the log."""
 
     @property
     def text(self) -> str:
@@ -38,7 +40,7 @@ class Standing:
     @property
     def can_be_continued(self) -> bool:
         """Whether there is a text to go on from, and nothing that comes after it."""
-        return bool(self.pieces) and not self.has_calls
+        return bool(self.pieces) and not self.has_calls and not self.has_hole
 
     def add(self, event: Event) -> None:
         """Take in the next event of the log."""
@@ -46,6 +48,7 @@ class Standing:
             case Started(keeps=keeps):
                 self.pieces = [self.text[:keeps]] if keeps else []
                 self.has_reasoning = self.has_calls = False
+                self.has_hole = self.has_hole and keeps > 0
             case Chunk(text=text):
                 self.pieces.append(text)
             case Reasoning():
@@ -67,21 +70,25 @@ class StandingReader:
         Raises:
             redis.exceptions.ResponseError: Redis refuses for good.
         """
-        standing, cursor = Standing(), b"0-0"
+        standing, cursor, seen = Standing(), b"0-0", EventId(0, 0)
         while True:
             call = scripts.READ_LOG.on([self._keys.log(job_id)], cursor, _PAGE)
             page: _Page = await self._writer.submit(call, remember=False)
             for _, fields in page:
-                for event in _events_in(fields):
+                if (frame := _frame_in(fields)) is None:
+                    continue
+                standing.has_hole = standing.has_hole or not frame.follows(seen)
+                seen = frame.last
+                for event in frame.events:
                     standing.add(event)
             if len(page) < _PAGE:
                 return standing
             cursor, _ = page[-1]
 
 
-def _events_in(fields: Sequence[bytes]) -> Sequence[Event]:
-    """Return the entry's events; none where nobody can read it, so that no reader has got anything by it."""
+def _frame_in(fields: Sequence[bytes]) -> Frame | None:
+    """Return the entry's frame; None where nobody can read it, so that no reader has got anything by it."""
     try:
-        return decode_frame(dict(zip(fields[::2], fields[1::2], strict=True)).get(_FRAME_FIELD, b"")).events
+        return decode_frame(dict(zip(fields[::2], fields[1::2], strict=True)).get(_FRAME_FIELD, b""))
     except WireError:
-        return ()
+        return None

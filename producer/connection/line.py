@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection.conversation import Conversation
 from producer.connection.packing import Arg, pack
@@ -37,7 +38,7 @@ class Line:
     def __init__(self, url: Url, connect_timeout: float) -> None:
         self._url = url
         self._connect_timeout = connect_timeout
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[None] | None = None
         self._conversation: _Exchanges | None = None
 
     @property
@@ -51,23 +52,39 @@ class Line:
         return 0.0 if self._conversation is None else self._conversation.silence
 
     async def open(self) -> bool:
-        """Connect where there is no connection; return whether a new one was made.
+        """Connect where there is no connection; return whether this call has made one.
 
         Raises:
-            redis.exceptions.RedisError: that failed.
+            redis.exceptions.RedisError: that failed, or took longer than the connect timeout.
         """
-        async with self._connecting:
-            if self.is_open:
-                return False
-            connection = self._url.new_connection(self._connect_timeout)
-            try:
+        if self.is_open:
+            return False
+        # It belongs to none of those who wait for it. Where each connected in its turn, and no longer than it waits
+        # itself, the next in line would have no time left: after an outage nobody would ever get through.
+        is_first = self._connecting is None or self._connecting.done()
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect(), name="chatrelay-connect")
+            self._connecting.add_done_callback(_seen)
+        connecting = self._connecting
+        await asyncio.wait([connecting])
+        if connecting.cancelled():
+            raise RedisConnectionError("it was closed here")
+        connecting.result()
+        return is_first
+
+    async def _connect(self) -> None:
+        connection = self._url.new_connection(self._connect_timeout)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
                 await connection.connect()
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            self._conversation = _Exchanges()
-            self._conversation.begin(connection)
-            return True
+        except TimeoutError as error:
+            await connection.disconnect(nowait=True)
+            raise RedisTimeoutError(f"no connection within {self._connect_timeout:g} s") from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._conversation = _Exchanges()
+        self._conversation.begin(connection)
 
     def send(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
         """Send packed commands; the future becomes their replies, in order. One that is an error is no exception.
@@ -104,9 +121,16 @@ class Line:
         return reply
 
     def close(self) -> None:
-        """Close; whoever waits for replies is told that they are lost."""
+        """Close; whoever waits for replies is told that they are lost, whoever waits for the connection that it is."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self._conversation is not None:
             self._conversation.lose(RedisConnectionError("it was closed here"))
+
+
+def _seen(connecting: "asyncio.Task[None]") -> None:
+    if not connecting.cancelled():
+        connecting.exception()  # those who waited for it may all have gone
 
 
 class _Nobody:

@@ -5,7 +5,22 @@
 --       the workers that a job is due before all others
 -- Result: {'added', entry id} - {'later', when it is due in ms} -
 --         {'full', length, ms after which there may be room}
-local LOOKED_AT = 1000 -- entries
+local LOOKED_AT = 1000 -- entries, a few at a time: jobs may be large, and the one that is looked for is likely the newest
+local function found()
+  local upto = '+'
+  for _ = 1, LOOKED_AT / 10 do
+    local entries = redis.call('XREVRANGE', KEYS[1], upto, '-', 'COUNT', 10)
+    for _, entry in ipairs(entries) do
+      if entry[2][2] == ARGV[1] then
+        return entry[1]
+      end
+      upto = '(' .. entry[1]
+    end
+    if #entries < 10 then
+      return nil
+    end
+  end
+end
 
 local bound = tonumber(ARGV[2])
 local function now()
@@ -17,10 +32,9 @@ if ARGV[3] == '1' then -- it may stand there already: look for it, and at the ne
   if due then
     return {'later', string.format('%.0f', tonumber(due))}
   end
-  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', LOOKED_AT)) do
-    if entry[2][2] == ARGV[1] then
-      return {'added', entry[1]}
-    end
+  local entry = found()
+  if entry then
+    return {'added', entry}
   end
 end
 if bound > 0 and ARGV[3] == '1' and redis.call('XLEN', KEYS[1]) > LOOKED_AT then

@@ -4,9 +4,17 @@
 -- Result: entry id - '' (there is no such letter any more)
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then
   if ARGV[3] == '1' then -- we may have moved it ourselves: look at the newest entries
-    for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1000)) do
-      if entry[2][2] == ARGV[2] then
-        return entry[1]
+    local upto = '+'
+    for _ = 1, 100 do -- a few at a time: jobs may be large
+      local entries = redis.call('XREVRANGE', KEYS[2], upto, '-', 'COUNT', 10)
+      for _, entry in ipairs(entries) do
+        if entry[2][2] == ARGV[2] then
+          return entry[1]
+        end
+        upto = '(' .. entry[1]
+      end
+      if #entries < 10 then
+        break
       end
     end
   end

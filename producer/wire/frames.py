@@ -44,6 +44,10 @@ class Frame:
         # Once for all the readers that a frame is handed to.
         object.__setattr__(self, "last", EventId(self.attempt, self.first_seq + len(self.events) - 1))
 
+    def follows(self, seen: EventId) -> bool:
+        """Whether nothing is missing in a log between what was seen and this, the next frame of it."""
+        return self.first_seq <= (seen.seq + 1 if self.attempt == seen.attempt else 0)
+
     def after(self, cursor: EventId) -> tuple[Event, ...]:
         """The events that a reader at ``cursor`` has not seen."""
         if self.attempt != cursor.attempt:

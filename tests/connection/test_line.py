@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection import Line, Url
 from producer.connection.packing import pack
 from tests.conftest import on_real_servers
+from tests.support.facts import PATIENCE
 from tests.support.peer import command_from, peer
 from tests.support.servers import Server
 
@@ -153,6 +155,43 @@ async def test_callers_who_open_it_together_make_one_connection(server: Server) 
     line = Line(Url(server.url), 5)
     assert sorted(await asyncio.gather(*(line.open() for _ in range(20)))) == [False] * 19 + [True]
     line.close()
+
+
+async def test_whoever_waits_for_a_connection_no_longer_leaves_it_to_the_next() -> None:
+    """None of them waits as long as it takes, and all of them together do: a server that is back is reached."""
+    met = 0
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal met
+        met += 1
+        while await command_from(reader):
+            await asyncio.sleep(0.2)
+            writer.write(b"+OK\r\n")
+
+    async with peer(slow, shakes_hands=False) as url:
+        line = Line(url, 10)
+        async with asyncio.timeout(PATIENCE):
+            while not line.is_open:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(line.open(), 0.05)
+        assert met == 1
+        line.close()
+
+
+async def test_a_connection_that_is_closed_while_it_is_made_is_none() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with peer(silent, shakes_hands=False) as url:
+        line = Line(url, 0.05)
+        with pytest.raises(RedisTimeoutError, match=r"no connection within 0\.05 s"):
+            await line.open()
+        line = Line(url, 10)
+        opening = asyncio.ensure_future(line.open())
+        await asyncio.sleep(0)
+        line.close()
+        with pytest.raises(RedisConnectionError, match="closed"):
+            await opening
 
 
 async def test_silence_is_counted_while_a_reply_is_due_and_from_the_last_word() -> None:

@@ -27,6 +27,7 @@ from producer import (
 from producer.connection import Line
 from producer.seat import MAX_BYTES_WAITING, MAX_FRAMES_WAITING, Seat
 from producer.subscription import PAGE
+from producer.wire.events import EventId
 from producer.wire.frames import Frame
 from producer.wire.keys import Keys
 from tests.conftest import on_real_servers
@@ -39,8 +40,9 @@ JOB = "job-1"
 def answer(attempt: int, chunks: int, number: int = 1) -> list[Event]:
     """All events of an attempt that answers in ``chunks`` pieces."""
     events: list[Event] = [Started(f"{attempt}-0", number, "echo", "w1")]
-    events += [Chunk(f"{attempt}-{i}", f"piece {i} ") for i in range(1, chunks + 1)]
-    return [*events, Done(f"{attempt}-{chunks + 1}", "stop", 0)]
+    pieces = [f"piece {i} " for i in range(1, chunks + 1)]
+    events += [Chunk(f"{attempt}-{i}", piece) for i, piece in enumerate(pieces, 1)]
+    return [*events, Done(f"{attempt}-{chunks + 1}", "stop", len("".join(pieces)))]
 
 
 QUEUED = Queued("0-1", "default")
@@ -162,10 +164,10 @@ async def test_what_is_written_between_two_looks_at_the_log_is_read(
     subscription = producer.subscribe(JOB)
     look, looks = subscription._ask_patiently, 0
 
-    async def look_and_be_overtaken() -> object:
+    async def look_and_be_overtaken(after: EventId) -> object:
         nonlocal looks
         looks += 1
-        page, tail, deadline_in = await look()
+        page, tail, deadline_in = await look(after)
         if looks == 2:  # the page was empty; now everything else is written, and the tail shows it
             await scribe.log(*WHOLE[1:])
             tail = [
@@ -404,6 +406,24 @@ async def test_a_log_that_misses_something_is_not_read_on_as_if_it_were_whole(
         await anext(subscription)
     with pytest.raises(CorruptLog, match="misses what came between"):
         await producer.result(JOB, timeout=5)
+
+
+@pytest.mark.parametrize("between", [0, 2 * PAGE])
+async def test_what_is_missing_of_an_attempt_that_was_begun_afresh_later_is_of_no_answer(
+    producer: Producer, scribe: Scribe, between: int
+) -> None:
+    lost = answer(100, 4 + between)[:-1]
+    for event in (
+        QUEUED,
+        *lost[:3],
+        *lost[4:],
+        Waiting(f"100-{len(lost)}", 0, "retry"),
+        *answer(200, 2, number=2),
+    ):
+        await scribe.log(event)
+    events = await read_all(producer.subscribe(JOB))
+    assert len(events) == 1 + len(lost) + 4
+    assert (await producer.result(JOB)).text == "piece 1 piece 2 "
 
 
 async def test_an_unknown_job_is_an_error(producer: Producer) -> None:

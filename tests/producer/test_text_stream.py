@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from producer import (
     AnswerRestarted,
     Cancelled,
     Chunk,
+    CorruptLog,
     Done,
     Event,
     Failed,
@@ -36,7 +38,9 @@ class Scripted:
     job_id = A_JOB.id
 
     def __init__(self, *batches: tuple[Sequence[Event], bool]) -> None:
-        self._batches = list(batches)
+        self._batches = [
+            ([_counted(event, batches) for event in events], behind) for events, behind in batches
+        ]
         self.behind = True
         self.end: Event | None = None
         self.closed = False
@@ -50,6 +54,16 @@ class Scripted:
 
     async def aclose(self) -> None:
         self.closed = True
+
+
+def _counted(event: Event, batches: Sequence[tuple[Sequence[Event], bool]]) -> Event:
+    """An end says how many characters the answer has: here as many as stand by then."""
+    if not isinstance(event, Done):
+        return event
+    answer = Answer()
+    for events, _ in batches:
+        answer.add(events)
+    return replace(event, chars=len(answer.text))
 
 
 def stream(subscription: Scripted, restarts: list[int] | None = None, *, goes_on: bool = False) -> TextStream:
@@ -106,6 +120,15 @@ async def test_a_stream_that_is_left_while_it_begins_is_over() -> None:
     may_begin.set()
     assert await first == ()
     assert source.closed
+
+
+async def test_a_text_that_is_shorter_than_the_answer_was_is_no_answer() -> None:
+    source = Scripted(live(started(1), chunk("abc")), live(DONE))
+    source._batches[-1] = ([Done("9-9", "stop", 5)], False)
+    reading = stream(source)
+    assert await anext(reading) == "abc"
+    with pytest.raises(CorruptLog, match="3 of the 5 characters"):
+        await anext(reading)
 
 
 async def test_text_comes_chunk_by_chunk() -> None:

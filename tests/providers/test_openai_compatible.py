@@ -376,8 +376,9 @@ async def test_tool_calls_without_end_are_refused(
     http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.providers.tool_calls.MAX_CALLS_SIZE", 10)
-    with pytest.raises(Broken, match="tool calls without end"):
-        await answer_to(sse(calls(piece(0, "x" * 6)), calls(piece(0, "x" * 6)), DONE), http)
+    for more in ([piece(0, "x" * 6)] * 2, [piece(0, "", name="n" * 20)], [piece(0, "")] * 11):
+        with pytest.raises(Broken, match="tool calls without end"):
+            await answer_to(sse(*map(calls, more), DONE), http)
 
 
 async def test_the_last_usage_stands_and_comes_once(http: aiohttp.ClientSession) -> None:

@@ -10,15 +10,15 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def peer(answer: Answer) -> AsyncIterator[Url]:
-    """The URL of a server that shakes hands like Redis, and then does what the test wants it to do."""
+async def peer(answer: Answer, *, shakes_hands: bool = True) -> AsyncIterator[Url]:
+    """The URL of a server that shakes hands like Redis, or does not, and then does what the test wants it to do."""
 
     serving: list[asyncio.Task[object]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.append(asyncio.current_task())
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            for _ in range(2):  # CLIENT SETINFO lib-name, lib-ver
+            for _ in range(2 if shakes_hands else 0):  # CLIENT SETINFO lib-name, lib-ver
                 await command_from(reader)
                 writer.write(b"+OK\r\n")
             await answer(reader, writer)

@@ -1,11 +1,13 @@
 """What a worker does when its supervisor is gone."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from tests.support.processes import PATIENCE, ROOT, environment
+from worker.signals import _Stops
 
 WATCHING = """
 import asyncio
@@ -56,6 +58,33 @@ def test_an_orphan_that_does_not_stop_ends_all_the_same() -> None:
         assert process.stdout.readline() == b"watching\n"
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stops"),
+    [
+        ([signal.SIGHUP, signal.SIGHUP], 1),  # of the shell, and of the system
+        ([signal.SIGTERM, signal.SIGHUP], 1),
+        ([signal.SIGHUP, signal.SIGTERM], 2),
+        ([signal.SIGINT, signal.SIGTERM], 2),
+    ],
+)
+def test_the_end_of_the_terminal_is_no_second_stop(numbers: list[signal.Signals], stops: int) -> None:
+    told: list[None] = []
+    hearing = _Stops(lambda: told.append(None))
+    for number in numbers:
+        hearing.hear(number)
+    assert len(told) == stops
+
+
+def test_only_the_end_of_the_terminal_is_ignored_where_it_was_when_the_process_began() -> None:
+    """A script without job control starts its children with SIGINT ignored."""
+    code = "from worker.signals import _heeded; print(*(number.name for number in _heeded()))"
+    command = ["sh", "-c", 'trap \'\' HUP INT TERM; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(
+        command, capture_output=True, timeout=PATIENCE, check=True, cwd=ROOT, env=environment()
+    )
+    assert done.stdout.split() == [b"SIGTERM", b"SIGINT"]
 
 
 BREAKS = """

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from producer.connection import Script
 from producer.status import server_ms
 from producer.wire.keys import Keys
 from tests.conftest import StartWorker
-from tests.support.facts import until
+from tests.support.facts import PATIENCE, until
 from tests.support.gated import Gate, gated_registry
 from worker import scripts
 from worker.limits import Limits
@@ -148,13 +149,13 @@ async def test_the_places_of_a_dead_worker_come_back_after_its_lease_and_not_bef
 async def test_a_place_that_is_renewed_stays_for_many_leases(
     writer: Writer, keys: Keys, limits: Limits, redis: Redis
 ) -> None:
-    lease = 1.0
+    lease = 2.0
     living = Limits(writer, keys, lease)
     held = Call(living, fleet(1), "held")
     await held.begun.wait()
     waiting = Call(limits, fleet(1), "waiting")
     began = await server_ms(redis)
-    while await server_ms(redis) < began + 3000 * lease:
+    while await server_ms(redis) < began + 2500 * lease:
         await asyncio.sleep(
             0.01
         )  # more often than upkeep does: a machine may stand still for most of a lease
@@ -164,6 +165,32 @@ async def test_a_place_that_is_renewed_stays_for_many_leases(
     await waiting.begun.wait()
     await waiting.end()
     assert living._held == {}
+
+
+async def test_one_asks_for_all_that_wait_here_and_they_come_in_their_order(
+    limits: Limits, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    submit = writer.submit
+
+    def note(call: Any, **how: Any) -> Any:
+        if call.script is scripts.ACQUIRE:
+            asked.append(call.args[0])
+        return submit(call, **how)
+
+    monkeypatch.setattr(limits, "_writer", SimpleNamespace(submit=note))
+    held = Call(limits, fleet(1), "held")
+    await held.begun.wait()
+    waiting = [Call(limits, fleet(1), f"waiting{number}") for number in range(50)]
+    for call in waiting:
+        await held.end()
+        async with asyncio.timeout(PATIENCE):
+            await call.begun.wait()
+        assert [one.begun.is_set() for one in waiting].count(True) == waiting.index(call) + 1
+        held = call
+    await held.end()
+    assert list(dict.fromkeys(asked)) == ["held", *(f"waiting{number}" for number in range(50))]
+    assert len(asked) < 4 * len(waiting)
 
 
 async def all_said(writer: Writer, keys: Keys) -> None:

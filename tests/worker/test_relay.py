@@ -283,6 +283,13 @@ async def test_a_limit_that_is_passed_ends_the_attempt_and_is_named(
     assert texts(await run.events()) == ["a"] * (len(parts) > 0)  # what had come stays
 
 
+@pytest.mark.parametrize("part", ["x" * 60, base.Reasoning("x" * 60)], ids=["text", "reasoning"])
+async def test_an_answer_without_end_is_refused(part: base.Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.intake.MAX_ANSWER_CHARS", 100)
+    with pytest.raises(Broken, match="has no end"):
+        await Relayed().of(Provider(part, part, at_end=for_ever).answer(), limits())
+
+
 async def test_the_pieces_of_a_tool_call_are_signs_of_life() -> None:
     """They are held until the call is whole, and a long one takes longer than the next chunk may."""
     piece = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": "x"}}])

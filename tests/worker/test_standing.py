@@ -78,3 +78,22 @@ async def test_a_finished_answer_stands_whole(
         Started("5-0", 1, "a", "w1", "m"), Chunk("5-1", "whole"), Done("5-2", "stop", 5)
     )
     assert (await StandingReader(writer, keys).read(job.id)).text == "whole"
+
+
+@pytest.mark.parametrize(("keeps", "has_hole"), [(None, True), (3, True), (0, False)])
+async def test_a_text_of_which_a_server_lost_a_part_is_not_gone_on_with(
+    redis: Redis, writer: Writer, keys: Keys, producer: Producer, keeps: int | None, has_hole: bool
+) -> None:
+    """Readers may have the whole of it: they would be cut at the wrong place."""
+    job = await producer.enqueue("x", provider="a")
+    scribe = Scribe(redis, keys, job.id)
+    await scribe.log(Started("5-0", 1, "a", "w1", "m"), Chunk("5-1", "one"))
+    await scribe.log(Chunk("5-3", "three"))
+    if keeps is not None:
+        await scribe.log(Started("6-0", 2, "a", "w1", "m", keeps), Chunk("6-1", "four"))
+    standing = await StandingReader(writer, keys).read(job.id)
+    assert (standing.has_hole, standing.can_be_continued, standing.is_empty) == (
+        has_hole,
+        not has_hole,
+        False,
+    )

@@ -1,6 +1,7 @@
 """Providers that are not as they should be: the limits hold all the same, and each part is taken once."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
@@ -74,6 +75,19 @@ async def test_a_provider_that_does_not_come_back_from_being_closed_is_left() ->
     with pytest.raises(TimedOut):
         await run.of(stays, limits(between_chunks=SHORT))  # type: ignore[arg-type]
     assert stays.is_told_to_close
+
+
+@pytest.mark.usefixtures("_closing_is_short")
+async def test_one_that_swallows_the_cancel_while_it_is_closed_is_cancelled_again() -> None:
+    class Stubborn(NeverClosed):
+        async def aclose(self) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await super().aclose()
+            await super().aclose()
+
+    run = Relayed()
+    with pytest.raises(TimedOut):
+        await run.of(Stubborn(), limits(between_chunks=SHORT))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("_closing_is_short")

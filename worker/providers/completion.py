@@ -16,6 +16,8 @@ from worker.providers.tool_calls import ToolCalls
 
 END_MARK = "[DONE]"
 
+_MAX_SHOWN = 16 * 1024  # characters of an event that are looked through for what may be shown of it
+
 _FAILED = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons of an answer that was broken off: OpenRouter's, and DeepSeek's
 (https://api-docs.deepseek.com/api/create-chat-completion)."""
@@ -113,13 +115,15 @@ class Completion:
             raise self._broken("sent an event that is not JSON", data) from error
 
     def _broken(self, what: str, data: str) -> ProviderError:
-        return self._request.error(Broken, f"{self._request.host} {what}: {self._request.summary(data)}")
+        return self._request.error(
+            Broken, f"{self._request.host} {what}: {self._request.summary(data[:_MAX_SHOWN])}"
+        )
 
     def _failed(self, data: str, error: object) -> ProviderError:
         """Make the error for one that was reported inside the answer: it may say which status it would have had."""
         status = status_in(error)
         kind = Broken if status is None else kind_of(status, wait=None, error=error)
-        text = f"{self._request.host} reported an error inside its answer: {self._request.summary(data)}"
+        text = f"{self._request.host} reported an error inside its answer: {self._request.summary(data[:_MAX_SHOWN])}"
         return self._request.error(kind, text)
 
     def _read_chunk(self, chunk: Mapping[str, Any], parts: list[Part], data: str) -> None:

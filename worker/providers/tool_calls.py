@@ -9,7 +9,7 @@ from worker.providers.base import ToolCall
 from worker.providers.loose_json import mapping_in, text_in, whole
 
 MAX_CALLS = 1000  # tool calls in one answer
-MAX_CALLS_SIZE = 4 * 1024 * 1024  # characters in all of them
+MAX_CALLS_SIZE = 4 * 1024 * 1024  # characters and pieces in all of them
 
 
 @dataclass(slots=True)
@@ -20,15 +20,23 @@ class _Call:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+    filled: int = 0
+    """How many pieces of the arguments are not blank."""
 
     def add(self, piece: Mapping[str, Any]) -> int:
         """Take one piece and return its size."""
         function = mapping_in(piece.get("function"))
+        id_, name = text_in(piece.get("id")), text_in(function.get("name"))
+        size = 1
         # Some services repeat id and name in every piece; only the arguments are cut up.
-        self.id = self.id or text_in(piece.get("id"))
-        self.name = self.name or text_in(function.get("name"))
-        self.arguments.append(text_in(function.get("arguments")))
-        return len(self.arguments[-1])
+        if not self.id:
+            self.id, size = id_, size + len(id_)
+        if not self.name:
+            self.name, size = name, size + len(name)
+        if arguments := text_in(function.get("arguments")):
+            self.arguments.append(arguments)
+            self.filled += not arguments.isspace()
+        return size + len(arguments)
 
     def is_another(self, piece: Mapping[str, Any]) -> bool:
         """Whether a piece begins a call of its own: some services send whole calls, all at one place or at none."""
@@ -49,11 +57,10 @@ class _Call:
 
         They are not read again and again: whole calls come in one piece, and else it takes another name to tell.
         """
-        held = [text for text in self.arguments if text.strip()]
-        if len(held) > 1:
-            return name != self.name and held[-1].rstrip().endswith("}")
+        if self.filled != 1:
+            return name != self.name and self.filled > 0 and self.arguments[-1].rstrip().endswith("}")
         try:
-            json.loads("".join(held))
+            json.loads("".join(self.arguments))
         except (ValueError, RecursionError):
             return False
         return True
