@@ -189,8 +189,8 @@ class Link:
     async def aclose(self) -> None:
         """Close the connections; whatever is asked afterwards is refused."""
         self.closed = True
-        self._line.close()
-        self._reading_line.close()
+        await self._line.aclose()
+        await self._reading_line.aclose()
         await end(*self._leaving)
         await _close(self._redis)
 

@@ -144,9 +144,9 @@ class Subscription:
         if self._seat is None:  # first listen, then read: what happens between the two is in both
             self._seat = await self._listener.join(self._keys.events(self.job_id))
         frames, tail = await self._read_page()
-        self._behind = len(frames) == PAGE
         self._silence = self._idle_check * random.uniform(0.8, 1.2)
         events = await self._unseen(frames)
+        self._behind = len(frames) == PAGE or (bool(frames) and self._seen != frames[-1].last)
         if not events:
             await self._look_at_rest(tail)
         return events
@@ -155,13 +155,13 @@ class Subscription:
         """Return what is new in the next frames of the log, which is seen from now on."""
         events: list[Event] = []
         for number, frame in enumerate(frames):
-            if not frame.follows(self._seen) and not await self._matters_to_nobody(frames[number:]):
-                if not events:
+            if not frame.follows(self._seen):
+                if events:
+                    break  # what came before the hole is handed out first: nothing is held while the log is looked at
+                if not await self._matters_to_nobody(frames[number:]):
                     # Nothing can come in between any more: a server forgot it, and nobody could say it again.
                     text = f"the log of job {self.job_id!r} misses what came between {self._seen} and {frame.last}"
                     raise CorruptLog(text)
-                self._behind = True
-                break
             events += frame.after(self._seen)
             self._seen = frame.last
         return events

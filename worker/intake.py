@@ -10,7 +10,7 @@ from worker.clock import Clock
 from worker.event_log import EventLog
 from worker.outcome import Answered
 from worker.providers import base
-from worker.providers.errors import Broken
+from worker.providers.errors import Endless
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
 """Characters of text and of reasoning in one answer. No model says so much; a service without end would fill Redis."""
@@ -121,14 +121,14 @@ class _Answer:
         self._attempt.has_output = True
         self._chars += len(piece)
         if self._chars > MAX_ANSWER_CHARS:
-            raise Broken("the answer has no end")
+            raise Endless("the answer has no end")
 
     def _add_reasoning(self, text: str) -> None:
         for piece in _pieces(text):
             self._append(events.Reasoning(self._attempt.next_id(), piece))
             self._reasoned += len(piece)
         if self._reasoned > MAX_ANSWER_CHARS:
-            raise Broken("the reasoning has no end")
+            raise Endless("the reasoning has no end")
 
     def _append(self, event: events.Event) -> None:
         self._log.append(self._attempt, event)

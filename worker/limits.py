@@ -42,10 +42,7 @@ class Limits:
                 yield
                 return
             try:
-                # One asks for all that wait here: a thousand that ask by themselves would keep Redis busy, and the
-                # oldest would not be the first.
-                async with self._turns.setdefault(provider.name, asyncio.Lock()):
-                    await self._acquire(provider.name, provider.fleet_concurrency, holder)
+                await self._acquire(provider.name, provider.fleet_concurrency, holder)
                 yield
             finally:
                 self._vacate(provider.name, holder)
@@ -62,25 +59,37 @@ class Limits:
 
     async def _acquire(self, name: str, limit: int, holder: str) -> None:
         call = scripts.ACQUIRE.on([self._keys.slots(name)], holder, limit, self._lease_ms)
-        freed = self._freed.setdefault(name, asyncio.Event())
-        pause = _SHORTEST_PAUSE
+        self._freed.setdefault(name, asyncio.Event())
+        # Behind a refusal one asks for all that wait here: a thousand that ask by themselves would keep Redis busy, and
+        # the oldest would not be the first. Where nobody waits, nobody is waited for.
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        if turn.locked() or not await self._is_given(name, call, holder):
+            async with turn:
+                await self._ask_until_it_is_given(name, call, holder)
+
+    async def _ask_until_it_is_given(self, name: str, call: Call, holder: str) -> None:
+        freed, pause = self._freed[name], _SHORTEST_PAUSE
         while True:
             freed.clear()
-            asked = self._writer.submit(call, remember=False)
-            try:
-                given = await asyncio.shield(asked)
-            except asyncio.CancelledError:
-                # Redis may be asked again later than it is told that the place is free.
-                asked.add_done_callback(lambda _: self._vacate(name, holder))
-                raise
-            if given:
-                self._held[holder] = call
+            if await self._is_given(name, call, holder):
                 return
             # One that is freed in this worker is heard of; for those of the others it has to ask.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
                     await freed.wait()
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _is_given(self, name: str, call: Call, holder: str) -> bool:
+        asked = self._writer.submit(call, remember=False)
+        try:
+            given = bool(await asyncio.shield(asked))
+        except asyncio.CancelledError:
+            # Redis may be asked again later than it is told that the place is free.
+            asked.add_done_callback(lambda _: self._vacate(name, holder))
+            raise
+        if given:
+            self._held[holder] = call
+        return given
 
     def _vacate(self, name: str, holder: str) -> None:
         self._held.pop(holder, None)

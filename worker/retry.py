@@ -9,6 +9,7 @@ from worker.providers.errors import (
     BadRequest,
     Broken,
     Cut,
+    Endless,
     NotAStream,
     Overloaded,
     ProviderError,
@@ -31,6 +32,7 @@ FOLLOWS: Mapping[type[ProviderError], Follow] = {
     Refused: Follow.FAIL,
     BadRequest: Follow.FAIL,
     Unauthorized: Follow.BURY,
+    Endless: Follow.BURY,
     ProviderError: Follow.RETRY,
 }
 """The nearest class counts. What a class that is not ours raises besides these is retried as well."""

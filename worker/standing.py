@@ -35,7 +35,7 @@ class Standing:
     @property
     def is_empty(self) -> bool:
         """Whether readers have been given nothing."""
-        return not (self.pieces or self.has_reasoning or self.has_calls)
+        return not (self.pieces or self.has_reasoning or self.has_calls or self.has_hole)
 
     @property
     def can_be_continued(self) -> bool:

@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.connection.conversation import Conversation
 from producer.connection.packing import Arg, pack
+from producer.connection.tasks import end
 from producer.connection.url import Url
 
 
@@ -119,6 +120,12 @@ class Line:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def aclose(self) -> None:
+        """Close, and wait until nothing of it is left."""
+        self.close()
+        if self._connecting is not None:
+            await end(self._connecting)
 
     def close(self) -> None:
         """Close; whoever waits for replies is told that they are lost, whoever waits for the connection that it is."""

@@ -1,6 +1,7 @@
 """G2: every event of the log once, in order, to the terminal one, whatever the reader or the network does."""
 
 import asyncio
+import contextlib
 import gc
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -406,6 +407,32 @@ async def test_a_log_that_misses_something_is_not_read_on_as_if_it_were_whole(
         await anext(subscription)
     with pytest.raises(CorruptLog, match="misses what came between"):
         await producer.result(JOB, timeout=5)
+
+
+async def test_a_step_that_is_cancelled_while_a_hole_is_looked_into_loses_nothing(
+    producer: Producer, scribe: Scribe
+) -> None:
+    lost = answer(100, 3 * PAGE)[:-1]
+    whole = [QUEUED, *lost[:3], *lost[4:], Waiting(f"100-{len(lost)}", 0, "retry"), *answer(200, 2, number=2)]
+    for event in whole:
+        await scribe.log(event)
+    subscription = producer.subscribe(JOB)
+    look, looks, ids = subscription._ask_patiently, 0, []
+
+    async def look_and_be_cancelled(after: EventId) -> object:
+        nonlocal looks
+        looks += 1
+        if looks in (3, 5, 8):  # the first is for the page with the hole, the second for what precedes it
+            step.cancel()
+            await asyncio.sleep(0)
+        return await look(after)
+
+    subscription._ask_patiently = look_and_be_cancelled
+    while len(ids) < len(whole):
+        step = asyncio.ensure_future(subscription.read())
+        with contextlib.suppress(asyncio.CancelledError):
+            ids += [event.id for event in await step]
+    assert ids == [event.id for event in whole]
 
 
 @pytest.mark.parametrize("between", [0, 2 * PAGE])

@@ -332,6 +332,7 @@ async def test_whole_calls_without_ids_at_one_place_are_calls_of_their_own(
         calls(piece(index, '{"x": ', name="f")),
         calls(piece(index, "{}", name="f")),
         calls(piece(index, "}", name="f")),
+        calls(piece(index, "\n", name="f")),
         calls(piece(index, '{"y": 1}', name="g")),
         calls(piece(index, "\n", name="g")),
         calls(piece(index, '{"y": 2}', name="g")),
@@ -339,7 +340,7 @@ async def test_whole_calls_without_ids_at_one_place_are_calls_of_their_own(
         DONE,
     )
     assert await answer_to(body, http) == [
-        ToolCall("", "f", '{"x": {}}'),
+        ToolCall("", "f", '{"x": {}}\n'),
         ToolCall("", "g", '{"y": 1}\n'),
         ToolCall("", "g", '{"y": 2}'),
         Finish("tool_calls"),

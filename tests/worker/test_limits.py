@@ -193,6 +193,25 @@ async def test_one_asks_for_all_that_wait_here_and_they_come_in_their_order(
     assert len(asked) < 4 * len(waiting)
 
 
+async def test_those_for_whom_there_are_places_do_not_wait_for_each_other(
+    limits: Limits, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies: list[asyncio.Future[int]] = []
+
+    def note(call: Any, **how: Any) -> Any:
+        replies.append(asyncio.get_running_loop().create_future())
+        return replies[-1] if call.script is scripts.ACQUIRE else writer.submit(call, **how)
+
+    monkeypatch.setattr(limits, "_writer", SimpleNamespace(submit=note))
+    calls = [Call(limits, fleet(9), f"one{number}") for number in range(5)]
+    await until(lambda: len(replies) == 5)  # before any of them is answered
+    for reply in replies:
+        reply.set_result(1)
+    for call in calls:
+        await call.begun.wait()
+        await call.end()
+
+
 async def all_said(writer: Writer, keys: Keys) -> None:
     """Wait until Redis has done all that was asked of it before this."""
     await writer.submit(scripts.PARKED.on([keys.parked("p")]))

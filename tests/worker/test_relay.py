@@ -19,7 +19,7 @@ from worker.event_log import MAX_WAITING_BYTES, EventLog
 from worker.outcome import Answered
 from worker.pending import Pending
 from worker.providers import base
-from worker.providers.errors import Broken, Cut, ProviderError, TimedOut
+from worker.providers.errors import Broken, Cut, Endless, ProviderError, TimedOut
 from worker.providers.http import open_session
 from worker.providers.openai_compatible import OpenAICompatible
 from worker.providers.provider import Timeouts
@@ -286,7 +286,7 @@ async def test_a_limit_that_is_passed_ends_the_attempt_and_is_named(
 @pytest.mark.parametrize("part", ["x" * 60, base.Reasoning("x" * 60)], ids=["text", "reasoning"])
 async def test_an_answer_without_end_is_refused(part: base.Part, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.intake.MAX_ANSWER_CHARS", 100)
-    with pytest.raises(Broken, match="has no end"):
+    with pytest.raises(Endless, match="has no end"):
         await Relayed().of(Provider(part, part, at_end=for_ever).answer(), limits())
 
 

@@ -20,6 +20,7 @@ FOLLOWS = {
     errors.Refused: Follow.FAIL,
     errors.RateLimited: Follow.WAIT,
     errors.Unauthorized: Follow.BURY,
+    errors.Endless: Follow.BURY,
     errors.Broken: Follow.RETRY,
     errors.Overloaded: Follow.WAIT,
     errors.NotAStream: Follow.RETRY,

@@ -10,6 +10,7 @@
     │   └── Overloaded   503 or 529 that says when to ask again
     ├── NotAStream       200, but a web page or something else that is no answer
     ├── Cut              the answer ended before its end mark
+    ├── Endless          the answer is longer than any: an operator must look at the service
     └── BadRequest       the job asks for something this provider cannot do
 
 The class decides what follows, never the text. ``code`` is what a reader of the job sees, ``retry_after`` for how
@@ -90,6 +91,12 @@ class Cut(ProviderError):
     """The answer ended before its end mark."""
 
     code = "cut"
+
+
+class Endless(ProviderError):
+    """The answer is longer than any is: once more it would fill Redis once more."""
+
+    code = "endless"
 
 
 class BadRequest(ProviderError):

@@ -21,7 +21,8 @@ class _Call:
     name: str = ""
     arguments: list[str] = field(default_factory=list)
     filled: int = 0
-    """How many pieces of the arguments are not blank."""
+    """How many pieces of the arguments are not blank; ``last`` is the last of these."""
+    last: str = ""
 
     def add(self, piece: Mapping[str, Any]) -> int:
         """Take one piece and return its size."""
@@ -35,7 +36,8 @@ class _Call:
             self.name, size = name, size + len(name)
         if arguments := text_in(function.get("arguments")):
             self.arguments.append(arguments)
-            self.filled += not arguments.isspace()
+            if not arguments.isspace():
+                self.filled, self.last = self.filled + 1, arguments
         return size + len(arguments)
 
     def is_another(self, piece: Mapping[str, Any]) -> bool:
@@ -58,7 +60,7 @@ class _Call:
         They are not read again and again: whole calls come in one piece, and else it takes another name to tell.
         """
         if self.filled != 1:
-            return name != self.name and self.filled > 0 and self.arguments[-1].rstrip().endswith("}")
+            return name != self.name and self.last.rstrip().endswith("}")
         try:
             json.loads("".join(self.arguments))
         except (ValueError, RecursionError):
