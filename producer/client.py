@@ -26,7 +26,10 @@ from producer.wire.keys import Keys, is_name
 
 
 class Producer:
-    """A client: use it as ``async with Producer(url) as producer``. One serves a whole process.
+    """A client: use it as ``async with Producer(url) as producer``. One serves a whole event loop.
+
+    In another loop than the one in which it was used first it raises RuntimeError: its connections are of no use there.
+    `producer.blocking` serves a whole process.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``. Default: ``CHAT_REDIS_URL``, else an embedded server.

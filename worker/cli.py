@@ -13,7 +13,7 @@ from producer.connection.url import Url
 from producer.wire.keys import Keys, is_name
 from producer.wire.lifetimes import RETENTION_MS
 from worker import loading, logs
-from worker.lifeline import MARGIN, before_any_end
+from worker.lifeline import MARGIN, before_a_forced_end
 from worker.options import (
     BackoffOption,
     ConcurrencyOption,
@@ -166,7 +166,7 @@ def _redis(url: str | None) -> Iterator[str]:
     logger.info(
         "no --redis given, so there is an embedded server", url=server.url, server=server.kind, was=doing
     )
-    before_any_end(server.stop)
+    before_a_forced_end(server.stop)
     try:
         yield server.url
     finally:

@@ -41,8 +41,8 @@ def end_within(seconds: float) -> None:
     end.start()
 
 
-def before_any_end(step: Callable[[], object]) -> None:
-    """Take a step also where `end_within` has to end the process: what it started would be left behind."""
+def before_a_forced_end(step: Callable[[], object]) -> None:
+    """Take a step where `end_within` has to end the process, and no ``finally`` is met: what it started would stay."""
     _last_steps.append(step)
 
 

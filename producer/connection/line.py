@@ -62,11 +62,11 @@ class Line:
             return False
         # It belongs to none of those who wait for it. Where each connected in its turn, and no longer than it waits
         # itself, the next in line would have no time left: after an outage nobody would ever get through.
-        is_first = self._connecting is None or self._connecting.done()
-        if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._connect(), name="chatrelay-connect")
-            self._connecting.add_done_callback(_seen)
-        connecting = self._connecting
+        connecting, is_first = self._connecting, False
+        if connecting is None or connecting.done():
+            connecting, is_first = asyncio.create_task(self._connect(), name="chatrelay-connect"), True
+            connecting.add_done_callback(_seen)
+            self._connecting = connecting
         await asyncio.wait([connecting])
         if connecting.cancelled():
             raise RedisConnectionError("it was closed here")

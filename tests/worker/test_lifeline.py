@@ -87,32 +87,37 @@ def test_only_the_end_of_the_terminal_is_ignored_where_it_was_when_the_process_b
     assert done.stdout.split() == [b"SIGTERM", b"SIGINT"]
 
 
+STAYS = """
+import asyncio, threading, time
+
+async def stays():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+"""
+"""What a provider may leave behind: no cancel stops it."""
+
 BREAKS = """
-import asyncio, threading
-from worker.lifeline import before_any_end
+from worker.lifeline import before_a_forced_end
 from worker.signals import run_until_stopped
 
 class Work:
     async def run(self):
-        async def stays():
-            while True:
-                try:
-                    await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    pass
         self.staying = asyncio.create_task(stays())
         raise RuntimeError
 
     def stop(self):
         pass
 
-before_any_end(lambda: print("what it started is ended", flush=True))
+before_a_forced_end(lambda: print("what it started is ended", flush=True))
 run_until_stopped(Work(), threading.Event(), fast=False, margin=0.05)
 """
 
 
 def test_a_worker_that_breaks_is_not_kept_either_and_what_it_started_ends_with_it() -> None:
-    code = [sys.executable, "-c", BREAKS]
+    code = [sys.executable, "-c", STAYS + BREAKS]
     done = subprocess.run(
         code, timeout=PATIENCE, check=False, cwd=ROOT, env=environment(), capture_output=True
     )
@@ -120,18 +125,11 @@ def test_a_worker_that_breaks_is_not_kept_either_and_what_it_started_ends_with_i
 
 
 HELD_UP = """
-import asyncio, threading, time
 from worker.signals import run_until_stopped
 
 class Work:
     async def run(self):
         asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
-        async def stays():
-            while True:
-                try:
-                    await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    pass
         self.staying = asyncio.create_task(stays())
 
     def stop(self):
@@ -143,6 +141,6 @@ run_until_stopped(Work(), threading.Event(), fast={fast}, margin=0.05)
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_worker_that_has_stopped_is_kept_by_nothing_that_a_provider_left_behind(fast: bool) -> None:
-    code = [sys.executable, "-c", HELD_UP.format(fast=fast)]
+    code = [sys.executable, "-c", STAYS + HELD_UP.format(fast=fast)]
     done = subprocess.run(code, timeout=PATIENCE, check=False, cwd=ROOT, env=environment())
     assert done.returncode == 1

@@ -75,9 +75,8 @@ def kind_of(status: int, *, wait: float | None, error: object) -> type[ProviderE
             return Unauthorized
         case 408:  # says: the same request, once more
             return TimedOut
-        case (
-            409 | 425 | 498
-        ):  # so do these; the last is Groq's (https://console.groq.com/docs/flex-processing)
+        case 409 | 425 | 498:
+            # So do these; the last is Groq's (https://console.groq.com/docs/flex-processing).
             return Broken
         case 503 | 529 if wait is not None:
             return Overloaded
